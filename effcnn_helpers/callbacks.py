@@ -1,0 +1,86 @@
+"""What Composer's Trainer calls while it trains. Imports Composer: `training` loads it when a run starts."""
+
+import math
+import time
+from collections.abc import Callable
+
+from composer import Callback
+from tqdm.auto import tqdm
+
+from .data import BatchLoader
+
+
+class DivergedError(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+class History(Callback):
+    """Keeps one row per epoch, tells the loader which epoch it is, stops a run whose loss is not finite.
+
+    rows: dicts of train_loss (mean over the epoch's images while they trained), test_loss,
+    test_accuracy_percent, learning_rate, seconds (training alone). Part of Composer's checkpoints.
+    """
+
+    def __init__(self, loader: BatchLoader, on_epoch: Callable[[list[dict]], None] | None = None):
+        self.loader, self.on_epoch = loader, on_epoch
+        self.rows: list[dict] = []
+
+    def epoch_start(self, state, logger):
+        self.loader.epoch = state.timestamp.epoch.value
+        self.learning_rate = state.optimizers[0].param_groups[0]["lr"]
+        self.loss_sum = 0.0
+        self.started = time.perf_counter()
+
+    def batch_end(self, state, logger):
+        loss = state.total_loss_dict["loss/train/total"]
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the training loss is {loss} in epoch {state.timestamp.epoch.value + 1}, batch "
+                f"{state.timestamp.batch_in_epoch.value}, at learning rate {self.learning_rate:g}; "
+                "use a smaller RunConfig.learning_rate")
+        self.loss_sum += loss * len(state.batch[1])
+
+    def epoch_end(self, state, logger):
+        self.seconds = time.perf_counter() - self.started
+
+    def eval_end(self, state, logger):
+        metrics = state.eval_metrics["eval"]
+        self.rows.append({
+            "train_loss": self.loss_sum / len(self.loader.images),
+            "test_loss": metrics["CrossEntropy"].compute().item(),
+            "test_accuracy_percent": 100 * metrics["MulticlassAccuracy"].compute().item(),
+            "learning_rate": self.learning_rate,
+            "seconds": self.seconds,
+        })
+        if self.on_epoch:
+            self.on_epoch(self.rows)
+
+    def state_dict(self):
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state):
+        self.rows = state["rows"]
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run, gone when it ends: a widget in a notebook, text in a terminal."""
+
+    def __init__(self, label: str, epochs: int, history: History):
+        self.label, self.epochs, self.history = label, epochs, history
+
+    def fit_start(self, state, logger):
+        per_epoch = len(self.history.loader)
+        self.bar = tqdm(total=self.epochs * per_epoch, initial=state.timestamp.batch.value,
+                        desc=self.label, unit="batch", leave=False, dynamic_ncols=True)
+
+    def batch_end(self, state, logger):
+        self.bar.update()
+
+    def eval_end(self, state, logger):
+        row = self.history.rows[-1]
+        self.bar.set_postfix_str(f"epoch {len(self.history.rows)}/{self.epochs}, loss {row['train_loss']:.3f}, "
+                                 f"accuracy {row['test_accuracy_percent']:.2f} %")
+
+    def close(self, state, logger):
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -1,0 +1,79 @@
+"""`python -m effcnn_helpers …`: long work outside a notebook."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..data import DataError
+from ..records import RecordError
+
+EXAMPLES = """examples:
+  python -m effcnn_helpers sweep mnist --seeds 0 1 2 --jobs 2 --threads 1 --minutes 150
+      train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
+  python -m effcnn_helpers verify --quick
+      re-measure the recorded runs of seed 0 on the first 1,000 test images
+  python -m effcnn_helpers results --format markdown
+      the paper's tables with our numbers beside them
+  python -m effcnn_helpers run 01 04
+      execute two notebooks headless; the executed copies go to build/notebooks
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run one command. Returns the exit status: 0 fine, 1 failed, 2 misused."""
+    parser = argparse.ArgumentParser(prog="python -m effcnn_helpers", epilog=EXAMPLES,
+                                     description="Train, re-measure and show the recorded runs; run the notebooks.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    sweep = commands.add_parser("sweep", help="train the runs that are not recorded yet")
+    sweep.add_argument("selection", nargs="?", default="mnist",
+                       help='"mnist" (Table 3), a model such as 1.5k-dw, or "pilot" (default: %(default)s)')
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
+    sweep.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
+    sweep.add_argument("--profile", choices=["full", "smoke"], default="full",
+                       help="smoke: tiny runs that only show that everything works (default: %(default)s)")
+    sweep.add_argument("--minutes", type=float, help="start nothing that cannot end within so many minutes, stop "
+                       "what still trains then; the next sweep goes on from there (default: no limit)")
+    sweep.add_argument("--out", type=Path, help="folder for the recorded runs (default: the package's own for the "
+                       "full profile, build/smoke-runs for smoke)")
+
+    verify = commands.add_parser("verify", help="re-measure the recorded runs from their weights")
+    verify.add_argument("--quick", action="store_true", help="seed 0 only, on the first 1,000 images")
+
+    results = commands.add_parser("results", help="the paper's tables with ours beside them")
+    results.add_argument("--format", choices=["terminal", "markdown", "json"], default="terminal")
+
+    run = commands.add_parser("run", help="execute notebooks headless")
+    run.add_argument("numbers", nargs="*", metavar="NN", help="notebook numbers such as 01 (default: all)")
+    run.add_argument("--profile", choices=["smoke", "live"], default="live")
+    run.add_argument("--in-place", action="store_true", help="write the outputs into the committed notebooks")
+    run.add_argument("--out", type=Path, default=Path("build/notebooks"), help="default: %(default)s")
+
+    figures = commands.add_parser("figures", help="redraw the paper's figures from the recorded runs")
+    figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
+
+    options = parser.parse_args(arguments)
+    for name in ("jobs", "threads", "minutes"):
+        if getattr(options, name, None) is not None and getattr(options, name) <= 0:
+            parser.error(f"--{name} is {getattr(options, name)}; use a number above 0")
+    try:
+        # Each command is imported when it is asked for: some need Composer, which takes seconds to import.
+        if options.command == "sweep":
+            from .sweep import sweep as command
+        elif options.command == "verify":
+            from .verify import verify as command
+        elif options.command == "results":
+            from .results import results as command
+        elif options.command == "figures":
+            from .figures import figures as command
+        else:
+            from .run import run as command
+        return command(**{key: value for key, value in vars(options).items() if key != "command"})
+    except (DataError, RecordError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130

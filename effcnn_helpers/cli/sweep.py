@@ -1,0 +1,147 @@
+"""Train a list of runs, a few at a time, each in its own process; stop and start again at will."""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..data import load_images
+from ..models import IMAGE_SHAPES, build_model
+from ..recipes import PROFILES, RunConfig, select
+from ..records import all_runs, read_run, recorded_dir, unfinished_dir
+from ..training import last_whole_checkpoint, tune_allocator
+from .worker import BUSY
+
+START_SECONDS = 20          # importing Composer, loading the data, recording the run
+EVALUATION_SHARE = 1.15     # an epoch with its evaluation, against its training alone
+
+
+@dataclass
+class Running:
+    """A worker process and what is known of its progress."""
+
+    config: RunConfig
+    process: subprocess.Popen
+    seconds_left: float
+
+
+def sweep(selection: str, seeds: list[int], jobs: int, threads: int, profile: str, minutes: float | None,
+          out: Path | None) -> int:
+    """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
+    configs = [shrink(config, profile) for config in select(selection, seeds)]
+    root = out or (recorded_dir() if profile == "full" else Path("build/smoke-runs"))
+    waiting = [config for config in configs if not (root / config.name).exists()]
+    print(f"{len(configs)} runs selected, {len(configs) - len(waiting)} of them recorded in {root}", flush=True)
+    if not waiting:
+        return 0
+    start = time.monotonic()
+    deadline = start + 60 * minutes if minutes else float("inf")
+    seconds = {config: estimate_seconds(config, root, threads) for config in waiting}
+    print(f"{len(waiting)} to train, {jobs} at a time: about "
+          f"{sum(seconds.values()) / min(jobs, len(waiting)) / 60:.0f} minutes", flush=True)
+
+    running: dict[str, Running] = {}
+    failed, too_long, busy = [], [], []
+    reports: queue.Queue = queue.Queue()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                config = waiting.pop(0)
+                if time.monotonic() + seconds[config] > deadline:
+                    too_long.append(config)
+                    continue
+                process = start_worker(config, root, threads, reports)
+                running[config.name] = Running(config, process, seconds[config])
+            try:
+                name, report = reports.get(timeout=1)
+            except queue.Empty:
+                if time.monotonic() > deadline and running:
+                    print("time is up: the runs that still train go on from their last epoch next time", flush=True)
+                    too_long += [run.config for run in running.values()]
+                    break
+                continue
+            if isinstance(report, dict):
+                run = running[name]
+                run.seconds_left = (run.config.epochs - report["epoch"]) * report["seconds"] * EVALUATION_SHARE
+                left = sum(seconds[config] for config in waiting) + sum(r.seconds_left for r in running.values())
+                print(f"{time.strftime('%H:%M:%S')}  {name}  epoch {report['epoch']}/{run.config.epochs}  "
+                      f"loss {report['train_loss']:.4f}  accuracy {report['test_accuracy_percent']:.2f} %  "
+                      f"{report['seconds']:.0f} s  | {len(running) + len(waiting)} runs left, about "
+                      f"{left / jobs / 60:.0f} min", flush=True)
+                continue
+            config = running.pop(name).config
+            if report == 0:
+                run = read_run(root / name)
+                print(f"{time.strftime('%H:%M:%S')}  {name}  recorded: {run.accuracy_percent:.2f} % after "
+                      f"{run.train_seconds:.0f} s of training", flush=True)
+            else:
+                (busy if report == BUSY else failed).append(config)
+    finally:
+        for run in running.values():
+            run.process.terminate()
+        for run in running.values():
+            run.process.wait()
+    for configs_left, why in ((busy, "being trained by another process"), (failed, "failed (see its message above)"),
+                              (too_long, "not enough time left; the same command goes on")):
+        for config in configs_left:
+            print(f"{config.name}: {why}", flush=True)
+    return 1 if busy or failed or too_long else 0
+
+
+def shrink(config: RunConfig, profile: str) -> RunConfig:
+    """The same run, cut down to a profile's size; the full profile leaves it as it is."""
+    if profile == "full":
+        return config
+    small = PROFILES[profile]
+    return replace(config, epochs=small.live_epochs, train_images=small.train_images,
+                   test_images=small.test_images, profile=profile)
+
+
+def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Queue) -> subprocess.Popen:
+    """Start a run's process; its epochs and, last, its exit status arrive in `reports` under the run's name."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}.worker", json.dumps(asdict(config)), str(root), str(threads)],
+        stdout=subprocess.PIPE, text=True)
+
+    def read():
+        for line in process.stdout:
+            if line.startswith("{"):
+                reports.put((config.name, json.loads(line)))
+        reports.put((config.name, process.wait()))
+
+    threading.Thread(target=read, daemon=True).start()
+    return process
+
+
+def estimate_seconds(config: RunConfig, root: Path, threads: int) -> float:
+    """How long the rest of a run will take: from recorded runs of the model here, else from a few timed steps."""
+    if config.profile != "full":
+        return START_SECONDS
+    images = config.train_images or 50_000
+    known = [sum(row["seconds"] for row in run.epochs) / len(run.epochs) / (run.config.train_images or 50_000)
+             for run in all_runs(root) if run.config.model == config.model]
+    per_image = max(known) if known else seconds_per_image(config, threads)
+    checkpoint = last_whole_checkpoint(unfinished_dir(config, load_images(config.dataset)))
+    epochs_left = config.epochs - (int(checkpoint.stem[2:]) if checkpoint else 0)
+    return START_SECONDS + epochs_left * images * per_image * EVALUATION_SHARE
+
+
+def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float:
+    """Seconds of a plain training step on random images, per image."""
+    tune_allocator()
+    torch.set_num_threads(threads)
+    network = build_model(config.model).to(memory_format=torch.channels_last)
+    x = torch.randn(config.batch_size, *IMAGE_SHAPES[config.dataset])
+    y = torch.zeros(config.batch_size, dtype=torch.long)
+    for step in range(steps + 3):
+        if step == 3:
+            start = time.perf_counter()
+        nn.functional.cross_entropy(network(x), y).backward()
+    return (time.perf_counter() - start) / steps / config.batch_size

@@ -1,0 +1,247 @@
+"""The paper's eight architectures (Tables 1 and 2), written so that they read like its tables.
+
+Every model maps normalised images (N, C, H, W) to logits (N, 10). The tables say (c_in, c_out)/kernel
+and leave three things open; the parameter counts fix them:
+- each 3x3 or depthwise-separable block ends in BatchNorm and ReLU, a transition block has neither;
+- every 3x3 convolution is padded by 1, so only the max-pools change the image's size;
+- the MNIST models use no bias, the CIFAR-10 models a bias in every 3x3, depthwise and pointwise
+  convolution. No classifier has one.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pandas as pd
+import torchinfo
+from torch import nn
+
+IMAGE_SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+class Conv3x3(nn.Sequential):
+    """3x3 convolution, BatchNorm, ReLU: (N, c_in, H, W) -> (N, c_out, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int, bias: bool = False):
+        super().__init__(OrderedDict(
+            conv=nn.Conv2d(c_in, c_out, kernel_size=3, padding=1, bias=bias),
+            norm=nn.BatchNorm2d(c_out),
+            relu=nn.ReLU(),
+        ))
+
+
+class DepthwiseSeparableConv2d(nn.Sequential):
+    """One 3x3 filter per channel, then a 1x1 mix of the channels, BatchNorm, ReLU (paper, section III.B).
+
+    (N, c_in, H, W) -> (N, c_out, H, W), with 9 c_in + c_in c_out weights instead of 9 c_in c_out.
+    """
+
+    def __init__(self, c_in: int, c_out: int, bias: bool = False):
+        super().__init__(OrderedDict(
+            depthwise=nn.Conv2d(c_in, c_in, kernel_size=3, padding=1, groups=c_in, bias=bias),
+            pointwise=nn.Conv2d(c_in, c_out, kernel_size=1, bias=bias),
+            norm=nn.BatchNorm2d(c_out),
+            relu=nn.ReLU(),
+        ))
+
+
+def transition_block(c_in: int, c_out: int) -> nn.Conv2d:
+    """1x1 convolution that narrows (N, c_in, H, W) to (N, c_out, H, W); no BatchNorm, no ReLU, no bias."""
+    return nn.Conv2d(c_in, c_out, kernel_size=1, bias=False)
+
+
+class GapHead(nn.Sequential):
+    """Global average pooling, then a 1x1 convolution as classifier: (N, c_in, H, W) -> (N, 10) logits."""
+
+    def __init__(self, c_in: int, classes: int = 10):
+        super().__init__(OrderedDict(
+            gap=nn.AdaptiveAvgPool2d(1),
+            classifier=nn.Conv2d(c_in, classes, kernel_size=1, bias=False),
+            flatten=nn.Flatten(),
+        ))
+
+
+def mnist_25k() -> nn.Sequential:
+    """25K without depthwise convolutions (Table 1): 25,144 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 8),                          # 28 x 28
+        conv2=Conv3x3(8, 16),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=Conv3x3(16, 32),
+        conv4=Conv3x3(32, 64),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        head=GapHead(64),
+    ))
+
+
+def mnist_7k() -> nn.Sequential:
+    """7K without depthwise convolutions (Table 1): 7,767 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 8),                          # 28 x 28
+        conv2=Conv3x3(8, 12),
+        transition1=transition_block(12, 8),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=Conv3x3(8, 12),
+        conv4=Conv3x3(12, 16),
+        transition2=transition_block(16, 12),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        conv5=Conv3x3(12, 15),
+        conv6=Conv3x3(15, 15),
+        head=GapHead(15),
+    ))
+
+
+def mnist_7k_dw() -> nn.Sequential:
+    """7K with depthwise convolutions (Table 1): 7,611 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 10),                         # 28 x 28
+        conv2=DepthwiseSeparableConv2d(10, 12),
+        transition1=transition_block(12, 10),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=Conv3x3(10, 13),
+        conv4=Conv3x3(13, 16),
+        transition2=transition_block(16, 12),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        conv5=Conv3x3(12, 15),
+        conv6=Conv3x3(15, 15),
+        head=GapHead(15),
+    ))
+
+
+def mnist_5k() -> nn.Sequential:
+    """5K without depthwise convolutions (Table 1): 5,712 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 8),                          # 28 x 28
+        conv2=Conv3x3(8, 12),
+        transition1=transition_block(12, 8),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=Conv3x3(8, 12),
+        conv4=Conv3x3(12, 16),
+        transition2=transition_block(16, 12),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        conv5=Conv3x3(12, 15),
+        head=GapHead(15),
+    ))
+
+
+def mnist_5k_dw() -> nn.Sequential:
+    """5K with depthwise convolutions (Table 1): 5,616 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 8),                          # 28 x 28
+        conv2=DepthwiseSeparableConv2d(8, 12),
+        transition1=transition_block(12, 8),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=Conv3x3(8, 13),
+        conv4=Conv3x3(13, 18),
+        transition2=transition_block(18, 12),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        conv5=Conv3x3(12, 16),
+        head=GapHead(16),
+    ))
+
+
+def mnist_1_5k_dw() -> nn.Sequential:
+    """1.5K with depthwise convolutions (Table 1): 1,560 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(1, 8),                          # 28 x 28
+        conv2=DepthwiseSeparableConv2d(8, 12),
+        transition1=transition_block(12, 8),
+        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
+        conv3=DepthwiseSeparableConv2d(8, 12),
+        conv4=DepthwiseSeparableConv2d(12, 16),
+        transition2=transition_block(16, 12),
+        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
+        conv5=DepthwiseSeparableConv2d(12, 15),
+        head=GapHead(15),
+    ))
+
+
+def cifar10_143k() -> nn.Sequential:
+    """143K without depthwise convolutions (Table 2): 143,208 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(3, 16, bias=True),              # 32 x 32
+        conv2=Conv3x3(16, 16, bias=True),
+        maxpool1=nn.MaxPool2d(2),                     # 16 x 16
+        conv3=Conv3x3(16, 32, bias=True),
+        conv4=Conv3x3(32, 32, bias=True),
+        maxpool2=nn.MaxPool2d(2),                     # 8 x 8
+        conv5=Conv3x3(32, 64, bias=True),
+        conv6=Conv3x3(64, 64, bias=True),
+        maxpool3=nn.MaxPool2d(2),                     # 4 x 4
+        conv7=Conv3x3(64, 120, bias=True),
+        head=GapHead(120),
+    ))
+
+
+def cifar10_143k_dw() -> nn.Sequential:
+    """143K with depthwise convolutions (Table 2): 143,396 parameters."""
+    return nn.Sequential(OrderedDict(
+        conv1=Conv3x3(3, 16, bias=True),              # 32 x 32
+        conv2=Conv3x3(16, 16, bias=True),
+        maxpool1=nn.MaxPool2d(2),                     # 16 x 16
+        conv3=DepthwiseSeparableConv2d(16, 32, bias=True),
+        conv4=Conv3x3(32, 32, bias=True),
+        maxpool2=nn.MaxPool2d(2),                     # 8 x 8
+        conv5=DepthwiseSeparableConv2d(32, 64, bias=True),
+        conv6=Conv3x3(64, 64, bias=True),
+        maxpool3=nn.MaxPool2d(2),                     # 4 x 4
+        conv7=DepthwiseSeparableConv2d(64, 128, bias=True),
+        conv8=DepthwiseSeparableConv2d(128, 192, bias=True),
+        conv9=DepthwiseSeparableConv2d(192, 260, bias=True),
+        head=GapHead(260),
+    ))
+
+
+MODELS: dict[str, dict[str, Callable[[], nn.Sequential]]] = {
+    "mnist": {
+        "25k": mnist_25k, "7k": mnist_7k, "7k-dw": mnist_7k_dw,
+        "5k": mnist_5k, "5k-dw": mnist_5k_dw, "1.5k-dw": mnist_1_5k_dw,
+    },
+    "cifar10": {"143k": cifar10_143k, "143k-dw": cifar10_143k_dw},
+}
+
+
+def dataset_of(name: str) -> str:
+    """The dataset that a model belongs to. Raises ValueError, listing the models, for an unknown name."""
+    for dataset, models in MODELS.items():
+        if name in models:
+            return dataset
+    known = ", ".join(name for models in MODELS.values() for name in models)
+    raise ValueError(f"unknown model {name!r}; the models of the paper are {known}")
+
+
+def build_model(name: str) -> nn.Sequential:
+    """A fresh model by its name, say "1.5k-dw", with weights drawn from torch's global generator.
+
+    Raises ValueError, listing the models, for an unknown name.
+    """
+    return MODELS[dataset_of(name)][name]()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def layer_costs(model: nn.Module, image_shape: tuple[int, int, int]) -> pd.DataFrame:
+    """Where parameters and work go: one row per layer that has any, counted by torchinfo.
+
+    image_shape: (C, H, W). Columns: layer, kind, parameters, multiply_adds (for one image).
+    """
+    summary = torchinfo.summary(model, input_size=(1, *image_shape), verbose=0)
+    names = {id(module): name for name, module in model.named_modules()}
+    rows = [
+        {"layer": names[info.layer_id],
+         "kind": kind_of(info.module), "parameters": info.num_params, "multiply_adds": info.macs}
+        for info in summary.summary_list
+        if info.is_leaf_layer and info.num_params > 0
+    ]
+    return pd.DataFrame(rows)
+
+
+def kind_of(layer: nn.Module) -> str:
+    """What a layer is called in the field: "3x3 convolution", "depthwise convolution", …"""
+    if not isinstance(layer, nn.Conv2d):
+        return type(layer).__name__
+    if layer.groups > 1:
+        return "depthwise convolution"
+    return "1x1 convolution" if layer.kernel_size == (1, 1) else "3x3 convolution"
