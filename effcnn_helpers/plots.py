@@ -1,0 +1,160 @@
+"""One look for the whole series. Functions draw on the axes they are given and return them."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .data import Images
+from .paper import TABLE_3
+from .recipes import Profile
+from .training import RunRecord
+
+# A model keeps its colour through the whole series (seaborn's colour-blind-safe palette); models with
+# depthwise convolutions are dashed.
+MODEL_COLORS = dict(zip((row.model for row in TABLE_3), sns.color_palette("colorblind", len(TABLE_3)), strict=True))
+KIND_COLORS = dict(zip(
+    ("3x3 convolution", "depthwise convolution", "1x1 convolution", "BatchNorm2d", "Linear"),
+    sns.color_palette("colorblind", 5), strict=True))
+
+
+def use_style() -> None:
+    """Seaborn's white grid, readable on a projector and on a narrow screen."""
+    sns.set_theme(style="whitegrid", palette="colorblind", rc={
+        "figure.dpi": 100, "figure.figsize": (7, 3.6), "figure.constrained_layout.use": True,
+        "axes.titlesize": 12, "axes.titleweight": "bold", "font.size": 11,
+        # The same figure gives the same SVG file, and its text stays text.
+        "svg.hashsalt": "effcnn", "svg.fonttype": "none",
+    })
+
+
+def label_of(model: str) -> str:
+    """A model's name as figures and tables write it: "1.5k-dw" -> "1.5K-DW"."""
+    return next(row.label for row in TABLE_3 if row.model == model)
+
+
+def stamp(figure: Figure, profile: Profile) -> None:
+    """Mark a figure whose numbers do not come from full recorded runs."""
+    if profile.name != "full":
+        figure.supxlabel(f"{profile.name} profile: a short run on few images, not a result", fontsize=9, color="0.35")
+
+
+def show_images(images: Images, classes: tuple[str, ...], count: int = 10, captions: list[str] | None = None) -> Figure:
+    """A row of the first `count` images (N, C, H, W) uint8, each under its class or a caption of its own."""
+    count = min(count, len(images))
+    figure, axes = plt.subplots(1, count, figsize=(1.0 * count, 1.5), squeeze=False)
+    for index, ax in enumerate(axes.flat):
+        ax.imshow(images.x[index].permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        ax.set_title(captions[index] if captions else classes[images.y[index]], fontsize=10, weight="normal")
+        ax.axis("off")
+    return figure
+
+
+def plot_layer_costs(costs: pd.DataFrame, axes: tuple[Axes, Axes]) -> tuple[Axes, Axes]:
+    """Parameters and multiply-adds per layer, side by side; `costs` as from models.layer_costs."""
+    for ax, column, title in zip(axes, ("parameters", "multiply_adds"), ("Parameters", "Multiply-adds, one image"),
+                                 strict=True):
+        sns.barplot(costs, y="layer", x=column, hue="kind", palette=KIND_COLORS, dodge=False, ax=ax,
+                    legend=column == "multiply_adds")
+        ax.set(title=title, xlabel="count", ylabel="")
+        ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes[1].set_yticklabels([])
+    axes[1].legend(title=None, fontsize=9)
+    return axes
+
+
+def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
+    """Test accuracy by epoch: mean and range over the seeds of each model, the paper's value dotted."""
+    rows = [{"model": run.config.model, "epoch": epoch, "accuracy": row["test_accuracy_percent"]}
+            for run in runs for epoch, row in enumerate(run.epochs, start=1)]
+    curves = pd.DataFrame(rows, columns=["model", "epoch", "accuracy"])
+    for model, curve in curves.groupby("model", sort=False):
+        seeds = sum(run.config.model == model for run in runs)
+        label = f"{label_of(model)}, {seeds} seed{'s' if seeds > 1 else ''}"
+        sns.lineplot(curve, x="epoch", y="accuracy", errorbar=("pi", 100), ax=ax, label=label, marker="o", markersize=4,
+                     color=MODEL_COLORS[model], linestyle="--" if model.endswith("dw") else "-")
+        if paper:
+            value = next(row.accuracy_percent for row in TABLE_3 if row.model == model)
+            ax.axhline(value, color=MODEL_COLORS[model], linestyle=":", label=f"paper: {value:.2f} %")
+    ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", title="Test accuracy after each epoch")
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if len(curves):
+        ax.legend(fontsize=9, loc="lower right")
+    return ax
+
+
+def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
+    """Training and test loss by epoch of each run given, on a logarithmic axis."""
+    for run in runs:
+        color = MODEL_COLORS[run.config.model]
+        epochs = range(1, len(run.epochs) + 1)
+        for kind, style in (("train", "-"), ("test", ":")):
+            ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, color=color,
+                    label=f"{label_of(run.config.model)}, {kind}")
+    ax.set(xlabel="Epoch", ylabel="Cross-entropy loss", title="Training and test loss", yscale="log")
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    if runs:
+        ax.legend(fontsize=9)
+    return ax
+
+
+def plot_against_paper(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Each model's accuracy, ours (mean, standard deviation) beside the paper's; `table` as from tables.table_3."""
+    places = range(len(table))
+    ax.plot(table["paper"], places, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
+    for place, (row, model) in enumerate(zip(table["ours"], table["model"], strict=True)):
+        if row is not None:
+            color = next(MODEL_COLORS[entry.model] for entry in TABLE_3 if entry.label == model)
+            ax.errorbar(row.mean_percent, place, xerr=row.sd_percent, fmt="o", color=color, capsize=4,
+                        label="ours, mean ± sd" if place == 0 else None)
+    ax.set(yticks=places, yticklabels=table["model"], xlabel="Test accuracy (%)", ylabel="",
+           title="Accuracy: the paper's reading and ours")
+    ax.invert_yaxis()
+    ax.legend(fontsize=9)
+    return ax
+
+
+def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
+    """The arithmetic of the paper's Fig. 1 as areas: a 3x3 convolution beside its depthwise-separable form.
+
+    Every small square is one weight. Left: c_out filters (rows) of c_in 3x3 slices. Right: one 3x3 slice
+    per input channel, then a 1x1 filter (row) per output channel.
+    """
+    def draw(left: float, top: float, rows: int, side: int, kind: str, caption: str) -> None:
+        for row in range(rows):
+            for column in range(c_in):
+                for weight in range(side * side):
+                    corner = (left + 4 * column + weight % side, top + (side + 1) * row + weight // side)
+                    ax.add_patch(Rectangle(corner, 0.9, 0.9, color=KIND_COLORS[kind], linewidth=0))
+        ax.text(left, top - 1.2, caption, color=KIND_COLORS[kind], fontsize=11)
+
+    right = 4 * c_in + 6
+    draw(0, 0, c_out, 3, "3x3 convolution", f"3×3 convolution: {c_in} × {c_out} × 9 = {9 * c_in * c_out} weights")
+    draw(right, 0, 1, 3, "depthwise convolution", f"depthwise: {c_in} × 9 = {9 * c_in}")
+    draw(right, 8, c_out, 1, "1x1 convolution", f"pointwise: {c_in} × {c_out} = {c_in * c_out}")
+    ax.set(xlim=(-1, right + 4 * c_in + 4), ylim=(4 * c_out, -5), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
+def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Accuracy against parameters, the paper's and ours; `table` as from tables.table_3."""
+    ax.plot(table["parameters"], table["paper"], "D:", color="0.3", markerfacecolor="white", label="paper")
+    done = table[[row is not None for row in table["ours"]]]
+    ax.errorbar(done["parameters"], [row.mean_percent for row in done["ours"]],
+                yerr=[row.sd_percent or 0 for row in done["ours"]], fmt="o-", capsize=4, label="ours, mean ± sd")
+    for count, percent, model in zip(table["parameters"], table["paper"], table["model"], strict=True):
+        ax.annotate(model, (count, percent), textcoords="offset points", xytext=(4, 7), fontsize=9)
+    ax.set(xscale="log", xlabel="Parameters (log scale)", ylabel="Test accuracy (%)",
+           title="What the parameters buy")
+    ax.legend(fontsize=9, loc="lower right")
+    return ax
+
+
+def to_image(tensor: torch.Tensor) -> torch.Tensor:
+    """A 2-D feature map (H, W) scaled to 0-1 for imshow."""
+    return (tensor - tensor.min()) / (tensor.max() - tensor.min()).clamp_min(1e-12)

@@ -1,0 +1,120 @@
+"""The paper's tables with our recorded runs beside them, and the rule behind each verdict."""
+
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from .paper import TABLE_3, TEST_IMAGES
+from .records import table_runs
+from .training import RunRecord
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracies of the runs of one row. sd_percent: sample standard deviation, None for a single run."""
+
+    n: int
+    mean_percent: float
+    sd_percent: float | None
+
+    def __str__(self) -> str:
+        spread = f" ± {self.sd_percent:.2f}" if self.sd_percent is not None else ""
+        return f"{self.mean_percent:.2f}{spread} (n={self.n})"
+
+
+def summarise(accuracies_percent: list[float]) -> Summary | None:
+    """Number, mean and spread of a row's accuracies; None when there is no run."""
+    if not accuracies_percent:
+        return None
+    spread = statistics.stdev(accuracies_percent) if len(accuracies_percent) > 1 else None
+    return Summary(len(accuracies_percent), statistics.mean(accuracies_percent), spread)
+
+
+def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> float:
+    """Standard error, in percentage points, of an accuracy measured once on `images` test images."""
+    share = accuracy_percent / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def pooled_sd_percent(summaries: list[Summary | None]) -> float:
+    """Seed-to-seed standard deviation of a whole table, for its rows with a single run; 0 if all are single."""
+    repeated = [row for row in summaries if row and row.sd_percent is not None]
+    freedom = sum(row.n - 1 for row in repeated)
+    return math.sqrt(sum((row.n - 1) * row.sd_percent**2 for row in repeated) / freedom) if freedom else 0.0
+
+
+def verdict(paper_percent: float, ours: Summary | None, table_sd_percent: float = 0.0) -> str:
+    """"reproduced", "exceeded" or "not reproduced" by an accuracy of ours; "not run" without one.
+
+    The margin is two standard errors of the difference between our mean and the paper's single reading:
+    2 sqrt(binomial² + sd² (1 + 1/n)). The paper gives no spread, so its seeds are taken to scatter like
+    ours; a row of ours with a single run takes the spread of its table.
+    """
+    if ours is None:
+        return "not run"
+    spread = ours.sd_percent if ours.sd_percent is not None else table_sd_percent
+    margin = 2 * math.sqrt(binomial_se_percent(paper_percent) ** 2 + spread**2 * (1 + 1 / ours.n))
+    difference = ours.mean_percent - paper_percent
+    if abs(difference) <= margin:
+        return "reproduced"
+    return "exceeded" if difference > 0 else "not reproduced"
+
+
+def paired_difference(first: RunRecord, second: RunRecord) -> tuple[float, float]:
+    """(accuracy of `first` minus that of `second`, its standard error), in percentage points.
+
+    Both networks saw the same images, so only those count that exactly one of them got wrong (McNemar).
+    Raises ValueError when the two were measured on different images.
+    """
+    if (first.total, first.data["sha256"]) != (second.total, second.data["sha256"]):
+        raise ValueError(f"{first.config.name} and {second.config.name} were measured on different images")
+    only_second = len(second.misclassified.keys() - first.misclassified.keys())
+    only_first = len(first.misclassified.keys() - second.misclassified.keys())
+    n = first.total
+    variance = only_first + only_second - (only_second - only_first) ** 2 / n
+    return 100 * (only_second - only_first) / n, 100 * math.sqrt(variance) / n
+
+
+def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
+    """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
+
+    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_kb, our_kb
+    (1 KB = 1,000 bytes; safetensors).
+    """
+    rows = [row for row in TABLE_3 if row.dataset == dataset]
+    runs = {row.model: table_runs(row.model, root) for row in rows}
+    ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
+    spread = pooled_sd_percent(list(ours.values()))
+    return pd.DataFrame([{
+        "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
+        "paper": row.accuracy_percent, "ours": ours[row.model],
+        "verdict": verdict(row.accuracy_percent, ours[row.model], spread),
+        "paper_kb": row.size_kb,
+        "our_kb": runs[row.model][0].bytes["safetensors"] / 1000 if runs[row.model] else None,
+    } for row in rows])
+
+
+def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
+    """The rows of Table 3 for some models, worded for a notebook."""
+    dataset = next(row.dataset for row in TABLE_3 if row.model == models[0])
+    whole = table_3(dataset, root)
+    labels = [row.label for row in TABLE_3 if row.model in models]
+    part = whole[whole["model"].isin(labels)]
+    return worded(part)
+
+
+def worded(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table_3` with every cell as text, ready to be shown."""
+    return pd.DataFrame({
+        "model": table["model"],
+        "depthwise": table["depthwise"],
+        "parameters": [f"{count:,}" for count in table["parameters"]],
+        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
+        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
+        "verdict": table["verdict"],
+        "paper (KB)": [str(kb) for kb in table["paper_kb"]],
+        "ours (KB)": ["" if pd.isna(kb) else f"{kb:.1f}" for kb in table["our_kb"]],
+    }).set_index("model")
