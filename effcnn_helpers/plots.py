@@ -133,7 +133,7 @@ def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
         ax.text(left, top - 1.2, caption, color=KIND_COLORS[kind], fontsize=11)
 
     right = 4 * c_in + 6
-    draw(0, 0, c_out, 3, "3x3 convolution", f"3×3 convolution: {c_in} × {c_out} × 9 = {9 * c_in * c_out} weights")
+    draw(0, 0, c_out, 3, "3x3 convolution", f"3×3 convolution: {c_in} × {c_out} × 9 = {9 * c_in * c_out}")
     draw(right, 0, 1, 3, "depthwise convolution", f"depthwise: {c_in} × 9 = {9 * c_in}")
     draw(right, 8, c_out, 1, "1x1 convolution", f"pointwise: {c_in} × {c_out} = {c_in * c_out}")
     ax.set(xlim=(-1, right + 4 * c_in + 4), ylim=(4 * c_out, -5), aspect="equal")

@@ -110,7 +110,8 @@ def live_run(model: str, profile: Profile, epochs: int | None = None) -> RunConf
 
 def pilot_runs(dataset: str = "mnist") -> list[RunConfig]:
     """The validation runs that the recipe's optimiser and learning rate were chosen by."""
-    choices = [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]
+    choices = [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
+               ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]
     return [
         replace(table_run(model), optimizer=optimizer, learning_rate=learning_rate, epochs=6,
                 train_images=None, evaluate_on="validation")
