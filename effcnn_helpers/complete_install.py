@@ -1,4 +1,4 @@
-"""Install what effcnn needs beside an existing torch, without replacing it: `python -m effcnn_helpers.complete_install`.
+"""`python -m effcnn_helpers.complete_install`: install what effcnn needs beside a torch that stays as it is.
 
 For Colab and the like: Composer pins an older torch than the one there, yet runs on it. So Composer is
 installed without its dependencies, then whatever effcnn and Composer need and is missing; packages that

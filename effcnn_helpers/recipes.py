@@ -79,10 +79,10 @@ PROFILES = {
     "full": Profile("full", train_images=None, test_images=None, live_epochs=12),
 }
 
-# Chosen on the validation splits (see the validation runs among the recorded ones).
+# Optimiser and learning rate were chosen by the validation runs (tables.pilot_table shows them). CIFAR-10 has
+# no recipe yet: it needs validation runs of its own first.
 RECIPES = {
-    "mnist": {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
-    "cifar10": {"epochs": 20, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
+    "mnist": {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.3, "train_images": 50_000},
 }
 
 
@@ -95,7 +95,9 @@ def current_profile(name: str | None = None) -> Profile:
 
 
 def table_run(model: str, seed: int = 0) -> RunConfig:
-    """A run of the paper's tables: the dataset's recipe for one model and seed."""
+    """A run of the paper's tables: the dataset's recipe for one model and seed. ValueError without a recipe."""
+    if dataset_of(model) not in RECIPES:
+        raise ValueError(f"{model}: there is no recipe for {dataset_of(model)} yet; there is one for {', '.join(RECIPES)}")
     return RunConfig(model=model, seed=seed, **RECIPES[dataset_of(model)])
 
 
@@ -108,14 +110,14 @@ def live_run(model: str, profile: Profile, epochs: int | None = None) -> RunConf
                    test_images=profile.test_images, profile=profile.name)
 
 
-def pilot_runs(dataset: str = "mnist") -> list[RunConfig]:
-    """The validation runs that the recipe's optimiser and learning rate were chosen by."""
+def pilot_runs() -> list[RunConfig]:
+    """The validation runs that the MNIST recipe's optimiser and learning rate were chosen by."""
     choices = [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
                ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]
     return [
         replace(table_run(model), optimizer=optimizer, learning_rate=learning_rate, epochs=6,
                 train_images=None, evaluate_on="validation")
-        for model in {"mnist": ("1.5k-dw", "25k")}[dataset] for optimizer, learning_rate in choices
+        for model in ("1.5k-dw", "25k") for optimizer, learning_rate in choices
     ]
 
 
@@ -129,9 +131,9 @@ def select(selection: str, seeds: list[int]) -> list[RunConfig]:
         return pilot_runs()
     if selection == "mnist":
         models = list(MODELS["mnist"])
-    elif any(selection in names for names in MODELS.values()):
+    elif any(selection in MODELS[dataset] for dataset in RECIPES):
         models = [selection]
     else:
-        known = ", ".join(["mnist", "pilot", *(name for names in MODELS.values() for name in names)])
+        known = ", ".join(["mnist", "pilot", *(name for dataset in RECIPES for name in MODELS[dataset])])
         raise ValueError(f"unknown selection {selection!r}; use one of {known}")
     return [table_run(model, seed) for seed in seeds for model in models]

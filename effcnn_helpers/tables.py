@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from .paper import TABLE_3, TEST_IMAGES
-from .records import table_runs
+from .records import all_runs, table_runs
 from .training import RunRecord
 
 
@@ -95,6 +95,20 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
         "paper_kb": row.size_kb,
         "our_kb": runs[row.model][0].bytes["safetensors"] / 1000 if runs[row.model] else None,
     } for row in rows])
+
+
+def pilot_table(root: Path | None = None) -> pd.DataFrame:
+    """The validation runs behind a recipe: mean validation accuracy (%) of their last three epochs, best first.
+
+    One row per optimiser and learning rate, one column per model, and their mean.
+    """
+    rows = [{"optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
+             "model": run.config.model, "accuracy": statistics.mean(
+                 row["test_accuracy_percent"] for row in run.epochs[-3:])}
+            for run in all_runs(root) if run.config.evaluate_on == "validation"]
+    table = pd.DataFrame(rows, columns=["optimizer", "learning rate", "model", "accuracy"]).pivot(
+        index=["optimizer", "learning rate"], columns="model", values="accuracy")
+    return table.assign(mean=table.mean(axis=1)).sort_values("mean", ascending=False).round(2)
 
 
 def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
