@@ -10,7 +10,7 @@ import torch
 from . import plots
 from .data import ImageDataset, load_images
 from .recipes import Profile, current_profile
-from .training import cpu_name, tune_allocator
+from .training import RunRecord, cpu_name, tune_allocator
 
 
 def start(dataset: str, profile: str | None = None) -> tuple[Profile, ImageDataset]:
@@ -64,6 +64,13 @@ def check(answer, *tests: tuple[Callable, str]) -> Check:
         if not passed:
             return Check(False, f"Not yet. Hint: {hint}")
     return Check(True, "Correct.")
+
+
+def tell(run: RunRecord) -> None:
+    """Print what a live run was and where it got to, in one line."""
+    config = run.config
+    print(f"{plots.label_of(config.model)}: {config.epochs} epochs on {config.train_images:,} images in "
+          f"{run.train_seconds:.0f} s: {run.accuracy_percent:.1f} % of {run.total:,} test images")
 
 
 def headline(text: str) -> None:

@@ -93,9 +93,11 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
         color = MODEL_COLORS[run.config.model]
         epochs = range(1, len(run.epochs) + 1)
         for kind, style in (("train", "-"), ("test", ":")):
-            ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, color=color,
+            ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, color=color, marker="o", markersize=4,
                     label=f"{label_of(run.config.model)}, {kind}")
     ax.set(xlabel="Epoch", ylabel="Cross-entropy loss", title="Training and test loss", yscale="log")
+    for axis_labels in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis_labels("{x:g}")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if runs:
         ax.legend(fontsize=9)

@@ -100,15 +100,17 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
 def pilot_table(root: Path | None = None) -> pd.DataFrame:
     """The validation runs behind a recipe: mean validation accuracy (%) of their last three epochs, best first.
 
-    One row per optimiser and learning rate, one column per model, and their mean.
+    One row per number of epochs, optimiser and learning rate, one column per model, and their mean.
     """
-    rows = [{"optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
+    rows = [{"epochs": run.config.epochs, "optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
              "model": run.config.model, "accuracy": statistics.mean(
                  row["test_accuracy_percent"] for row in run.epochs[-3:])}
             for run in all_runs(root) if run.config.evaluate_on == "validation"]
-    table = pd.DataFrame(rows, columns=["optimizer", "learning rate", "model", "accuracy"]).pivot(
-        index=["optimizer", "learning rate"], columns="model", values="accuracy")
-    return table.assign(mean=table.mean(axis=1)).sort_values("mean", ascending=False).round(2)
+    keys = ["epochs", "optimizer", "learning rate"]
+    table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
+        index=keys, columns="model", values="accuracy")
+    table = table.assign(mean=table.mean(axis=1))
+    return table.sort_values(["epochs", "mean"], ascending=False).round(2)
 
 
 def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:

@@ -97,7 +97,9 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     loader = BatchLoader(train_images, config.dataset, config.batch_size, shuffle=True, seed=config.seed)
     history = History(loader, on_epoch)
     callbacks = [history]
-    if os.environ.get("EFFCNN_PROGRESS", "1") != "0" if progress is None else progress:
+    if progress is None:
+        progress = os.environ.get("EFFCNN_PROGRESS", "1") != "0"
+    if progress:
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
     resume_from = last_whole_checkpoint(checkpoints)
     model = composer.models.ComposerClassifier(

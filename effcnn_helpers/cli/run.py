@@ -20,8 +20,9 @@ class ThisPython(KernelSpecManager):
     """Finds one kernel: the Python that runs this, whatever kernels the user has installed."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                          display_name="Python 3", language="python")
+        # Quiet below errors: the kernel would warn that it talks over TCP, on this machine's loopback alone.
+        launch = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        return KernelSpec(argv=launch, display_name="Python 3", language="python")
 
 
 def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
@@ -34,7 +35,8 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
     failed = 0
     for path in notebooks:
         start = time.monotonic()
-        print(f"{path.stem} …", end="", flush=True)
+        if sys.stdout.isatty():
+            print(f"{path.stem} …\r", end="", flush=True)
         notebook, error = execute(path, profile)
         if in_place and not error:
             write_whole(path, nbformat.writes(notebook) + "\n")
@@ -43,7 +45,7 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
             html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
             write_whole(out / f"{path.stem}.html", html)
         failed += error is not None
-        print(f"\r{path.stem:24} {time.monotonic() - start:5.0f} s  {error or headline_of(notebook)}", flush=True)
+        print(f"{path.stem:24} {time.monotonic() - start:5.0f} s  {error or headline_of(notebook)}", flush=True)
     print(f"{len(notebooks)} notebooks, {failed} failed" + ("" if in_place else f"; executed copies in {out}"))
     return 1 if failed else 0
 
