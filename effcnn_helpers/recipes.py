@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
+from .data import ImageDataset
 from .models import MODELS, dataset_of
 
 # Counts up whenever a dataset's recipe changes; runs of another version are not mixed into a table.
@@ -101,23 +102,28 @@ def table_run(model: str, seed: int = 0) -> RunConfig:
     return RunConfig(model=model, seed=seed, **RECIPES[dataset_of(model)])
 
 
-def live_run(model: str, profile: Profile, epochs: int | None = None) -> RunConfig:
-    """A run small enough to watch: the same recipe on fewer images and epochs (the profile's, or `epochs`)."""
-    epochs = epochs or profile.live_epochs
-    if profile.name == "smoke":
-        epochs = 1
-    return replace(table_run(model), epochs=epochs, train_images=profile.train_images,
-                   test_images=profile.test_images, profile=profile.name)
+def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | None = None) -> RunConfig:
+    """A run small enough to watch: the same recipe on fewer images and epochs.
+
+    At most the profile's images (or as many as the dataset has) and at most the profile's epochs. With the
+    full profile it is the run of the table itself.
+    """
+    if profile.name == "full":
+        return table_run(model)
+    return replace(table_run(model), profile=profile.name,
+                   epochs=min(epochs or profile.live_epochs, profile.live_epochs),
+                   train_images=min(profile.train_images, len(dataset.train)),
+                   test_images=min(profile.test_images, len(dataset.test)))
 
 
 def pilot_runs() -> list[RunConfig]:
     """The validation runs that the MNIST recipe's optimiser and learning rate were chosen by.
 
-    Eight choices for half of the recipe's epochs, then the three best of them for all.
+    Eight choices for half of the recipe's epochs, then the two best of them for all.
     """
     wide = [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
             ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]
-    narrow = [("sgd", 0.1), ("sgd", 0.3), ("adam", 0.003)]
+    narrow = [("sgd", 0.1), ("sgd", 0.3)]
     return [
         replace(table_run(model), optimizer=optimizer, learning_rate=learning_rate, epochs=epochs,
                 train_images=None, evaluate_on="validation")

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,8 @@ def sweep(selection: str, seeds: list[int], jobs: int, threads: int, profile: st
     print(f"{len(waiting)} to train, {jobs} at a time: about "
           f"{sum(seconds.values()) / min(jobs, len(waiting)) / 60:.0f} minutes", flush=True)
 
+    # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     running: dict[str, Running] = {}
     failed, too_long, busy = [], [], []
     reports: queue.Queue = queue.Queue()
