@@ -4,7 +4,6 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -155,8 +154,3 @@ def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
            title="What the parameters buy")
     ax.legend(fontsize=9, loc="lower right")
     return ax
-
-
-def to_image(tensor: torch.Tensor) -> torch.Tensor:
-    """A 2-D feature map (H, W) scaled to 0-1 for imshow."""
-    return (tensor - tensor.min()) / (tensor.max() - tensor.min()).clamp_min(1e-12)

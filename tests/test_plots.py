@@ -1,0 +1,214 @@
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from effcnn_helpers.data import CLASSES
+from effcnn_helpers.models import build_model, layer_costs
+from effcnn_helpers.paper import TABLE_3, table_3_row
+from effcnn_helpers.plots import (
+    KIND_COLORS,
+    MODEL_COLORS,
+    draw_convolution_costs,
+    label_of,
+    plot_against_paper,
+    plot_curves,
+    plot_ladder,
+    plot_layer_costs,
+    plot_loss,
+    show_images,
+    stamp,
+    use_style,
+)
+from effcnn_helpers.recipes import PROFILES
+from effcnn_helpers.tables import table_3
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    """Axes of the only figure there may be: whatever draws on them opens no other, and can be drawn."""
+    figure, ax = plt.subplots()
+    yield ax
+    assert plt.get_fignums() == [figure.number]
+    figure.canvas.draw()
+
+
+def legend_of(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def line_labelled(ax, label: str):
+    return next(line for line in ax.get_lines() if line.get_label() == label)
+
+
+def test_every_model_has_a_colour_and_a_label_of_its_own():
+    assert len(set(MODEL_COLORS.values())) == len(MODEL_COLORS) == len(TABLE_3)
+    assert label_of("1.5k-dw") == "1.5K-DW"
+    assert len(set(KIND_COLORS.values())) == len(KIND_COLORS)
+
+
+@pytest.mark.parametrize("c_in, c_out", [(8, 12), (3, 4), (1, 1), (5, 2)])
+def test_one_square_is_drawn_for_each_weight(c_in, c_out, ax):
+    assert draw_convolution_costs(ax, c_in, c_out) is ax
+    counts = {kind: sum(to_rgb(patch.get_facecolor()) == to_rgb(color) for patch in ax.patches)
+              for kind, color in KIND_COLORS.items()}
+    assert counts == {"3x3 convolution": 9 * c_in * c_out, "depthwise convolution": 9 * c_in,
+                      "1x1 convolution": c_in * c_out, "BatchNorm2d": 0, "Linear": 0}
+    corners = [patch.get_xy() for patch in ax.patches]
+    assert len(set(corners)) == len(corners), "squares cover each other"
+    texts = " ".join(text.get_text() for text in ax.texts)
+    assert all(str(count) in texts for count in (9 * c_in * c_out, 9 * c_in, c_in * c_out))
+
+
+def test_all_squares_and_captions_lie_within_the_drawing(ax):
+    draw_convolution_costs(ax, 8, 12)
+    (left, right), (bottom, top) = ax.get_xlim(), sorted(ax.get_ylim())
+    for patch in ax.patches:
+        assert left <= patch.get_x() and patch.get_x() + patch.get_width() <= right
+        assert bottom <= patch.get_y() and patch.get_y() + patch.get_height() <= top
+    assert all(bottom <= text.get_position()[1] <= top for text in ax.texts)
+
+
+@pytest.mark.parametrize("model, shape", [("1.5k-dw", (1, 28, 28)), ("143k", (3, 32, 32))])
+def test_bars_are_as_long_as_the_layers_costs(model, shape):
+    costs = layer_costs(build_model(model), shape)
+    figure, axes = plt.subplots(1, 2)
+    assert plot_layer_costs(costs, tuple(axes)) == tuple(axes)
+    figure.canvas.draw()
+    for ax, column in zip(axes, ("parameters", "multiply_adds"), strict=True):
+        bars = {round(bar.get_y() + bar.get_height() / 2): bar for bar in ax.patches if bar.get_width() > 0}
+        assert [bars[place].get_width() for place in range(len(costs))] == list(costs[column])
+    names = [text.get_text() for text in axes[0].get_yticklabels()]
+    assert names == list(costs["layer"])
+    assert axes[0].get_legend() is None and set(legend_of(axes[1])) == set(costs["kind"])
+
+
+def test_curves_are_the_mean_over_seeds_with_the_papers_value(make_record, ax):
+    runs = [make_record("7k-dw", wrong=wrong, seed=seed, config={"epochs": 3})
+            for seed, wrong in enumerate((60, 70, 110))] + [make_record("25k", wrong=65, config={"epochs": 3})]
+    assert plot_curves(runs, ax) is ax
+    several = line_labelled(ax, "7K-DW, 3 seeds")
+    last = (99.4 + 99.3 + 98.9) / 3
+    assert list(several.get_xdata()) == [1, 2, 3]
+    assert list(several.get_ydata()) == pytest.approx([last - 6, last - 3, last])
+    assert several.get_linestyle() == "--"
+    assert line_labelled(ax, "25K, 1 seed").get_linestyle() == "-"
+    for label, model in (("paper: 99.46 %", "7k-dw"), ("paper: 99.35 %", "25k")):
+        line = line_labelled(ax, label)
+        assert set(line.get_ydata()) == {table_3_row("mnist", model).accuracy_percent}
+        assert to_rgb(line.get_color()) == to_rgb(MODEL_COLORS[model]) and line.get_linestyle() == ":"
+    assert legend_of(ax) == ["7K-DW, 3 seeds", "paper: 99.46 %", "25K, 1 seed", "paper: 99.35 %"]
+    assert ax.get_xlabel() == "Epoch" and ax.get_ylabel() == "Test accuracy (%)" and ax.get_title()
+
+
+def test_range_over_seeds_reaches_from_the_lowest_to_the_highest(make_record, ax):
+    runs = [make_record(wrong=wrong, seed=seed, config={"epochs": 2}) for seed, wrong in enumerate((100, 200, 300))]
+    plot_curves(runs, ax)
+    corners = ax.collections[0].get_paths()[0].vertices
+    at_the_end = corners[corners[:, 0] == 2][:, 1]
+    assert (at_the_end.min(), at_the_end.max()) == pytest.approx((97.0, 99.0))
+
+
+def test_curves_without_the_paper_and_without_runs(make_record, ax):
+    plot_curves([], ax)
+    assert ax.get_legend() is None and not ax.get_lines()
+    plot_curves([make_record()], ax, paper=False)
+    assert legend_of(ax) == ["1.5K-DW, 1 seed"]
+
+
+def test_losses_are_those_of_the_run(make_record, ax):
+    run = make_record("5k", config={"epochs": 3})
+    assert plot_loss([run], ax) is ax
+    for kind in ("train", "test"):
+        line = line_labelled(ax, f"5K, {kind}")
+        assert list(line.get_ydata()) == [row[f"{kind}_loss"] for row in run.epochs]
+        assert list(line.get_xdata()) == [1, 2, 3]
+    assert ax.get_yscale() == "log"
+
+
+def test_no_losses_without_runs(ax):
+    assert plot_loss([], ax) is ax and ax.get_legend() is None
+
+
+@pytest.fixture
+def two_rows(write_record):
+    """Table 3 with runs of two models: three seeds of the smallest, one of the 7K."""
+    for seed, wrong in enumerate((200, 160, 150)):
+        write_record("1.5k-dw", wrong=wrong, seed=seed)
+    write_record("7k", wrong=66)
+    return table_3("mnist")
+
+
+def test_accuracies_stand_in_the_row_of_their_model(two_rows, ax):
+    assert plot_against_paper(two_rows, ax) is ax
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(two_rows["model"])
+    paper = line_labelled(ax, "paper")
+    assert list(paper.get_xdata()) == list(two_rows["paper"]) and list(paper.get_ydata()) == list(range(6))
+    ours = {container[0].get_ydata()[0]: container for container in ax.containers}
+    assert set(ours) == {1, 5}
+    assert ours[1][0].get_xdata()[0] == 99.34
+    assert ours[5][0].get_xdata()[0] == pytest.approx(98.3)
+    (low, _), (high, _) = ours[5][2][0].get_segments()[0]
+    assert (low, high) == pytest.approx((98.3 - np.std([98, 98.4, 98.5], ddof=1),
+                                         98.3 + np.std([98, 98.4, 98.5], ddof=1)))
+    assert ax.yaxis_inverted()
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 2), slice(5, 6)])
+def test_legend_explains_ours_once_whichever_rows_have_runs(rows, two_rows, ax):
+    plot_against_paper(two_rows[rows].reset_index(drop=True), ax)
+    assert sorted(legend_of(ax)) == ["ours, mean ± sd", "paper"]
+
+
+def test_ladder_holds_accuracy_against_parameters(two_rows, ax):
+    assert plot_ladder(two_rows, ax) is ax
+    paper = line_labelled(ax, "paper")
+    assert list(paper.get_xdata()) == list(two_rows["parameters"])
+    assert list(paper.get_ydata()) == list(two_rows["paper"])
+    ours = ax.containers[0][0]
+    assert list(ours.get_xdata()) == [7_767, 1_560]
+    assert list(ours.get_ydata()) == pytest.approx([99.34, 98.3])
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == list(two_rows["model"])
+
+
+@pytest.mark.parametrize("plot", [plot_against_paper, plot_ladder])
+def test_tables_without_runs_show_the_paper_alone(plot, ax):
+    assert plot(table_3("mnist"), ax) is ax
+    assert list(line_labelled(ax, "paper").get_xdata())
+
+
+@pytest.mark.parametrize("dataset", CLASSES)
+def test_images_are_shown_under_their_class(dataset, digits):
+    images, classes = digits.test.first(3), digits.classes
+    if dataset == "cifar10":
+        images, classes = replace(images, x=images.x.repeat(1, 3, 1, 1)), CLASSES["cifar10"]
+    figure = show_images(images, classes, count=5)
+    figure.canvas.draw()
+    assert plt.get_fignums() == [figure.number]
+    assert len(figure.axes) == 3
+    for index, ax in enumerate(figure.axes):
+        assert ax.get_title() == classes[images.y[index]]
+        assert np.array_equal(ax.images[0].get_array(), images.x[index].permute(1, 2, 0).squeeze().numpy())
+
+
+def test_images_are_shown_under_captions_of_ones_own(digits):
+    figure = show_images(digits.test, digits.classes, count=2, captions=["taken for 3", "taken for 8"])
+    assert [ax.get_title() for ax in figure.axes] == ["taken for 3", "taken for 8"]
+
+
+@pytest.mark.parametrize("profile, stamped", [("smoke", True), ("live", True), ("full", False)])
+def test_figures_not_from_full_runs_are_stamped(profile, stamped, ax):
+    stamp(ax.figure, PROFILES[profile])
+    text = ax.figure.get_supxlabel()
+    assert (f"{profile} profile" in text and "not a result" in text) if stamped else text == ""

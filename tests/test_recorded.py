@@ -1,0 +1,102 @@
+"""The recorded runs that the project ships: whole, of the real data, and what their weights give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import effcnn_helpers
+from effcnn_helpers.cli import main
+from effcnn_helpers.data import SHA256
+from effcnn_helpers.models import MODELS, build_model, count_parameters
+from effcnn_helpers.paper import TEST_IMAGES
+from effcnn_helpers.recipes import RECIPES
+from effcnn_helpers.records import all_runs, read_network, record_to_json, recorded_dir, table_runs, train_or_load
+from effcnn_helpers.tables import table_3
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch) -> Path:
+    """The package's own folder, for once."""
+    monkeypatch.delenv("EFFCNN_RECORDED_DIR")
+    assert recorded_dir() == Path(effcnn_helpers.__file__).parent / "recorded"
+    return recorded_dir()
+
+
+def test_every_mnist_model_has_its_run_of_seed_0():
+    missing = [model for model in MODELS["mnist"] if 0 not in [run.config.seed for run in table_runs(model)]]
+    assert missing == []
+
+
+def test_every_file_belongs_to_a_run(recorded):
+    names = {record.config.name for record in all_runs()}
+    stray = [path for path in recorded.rglob("*") if path.is_file() and ".writing-" not in str(path) and not (
+        path.name in ("run.json", "weights.safetensors") and path.parent.relative_to(recorded).as_posix() in names)]
+    assert stray == []
+
+
+def test_every_record_is_written_as_this_code_writes_it(recorded):
+    for record in all_runs():
+        text = (recorded / record.config.name / "run.json").read_text(encoding="utf-8")
+        assert text == record_to_json(record), record.config.name
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_every_run_is_a_full_one_on_the_real_data_by_committed_code():
+    for record in all_runs():
+        name = record.config.name
+        assert record.config.profile == "full", name
+        assert record.data["real"] is True, name
+        assert record.git["modified"] is False and len(record.git["commit"]) == 40, name
+        assert record.total == TEST_IMAGES if record.config.evaluate_on == "test" else record.total <= TEST_IMAGES, name
+        assert record.started <= record.ended, name
+        assert record.train_seconds == pytest.approx(sum(row["seconds"] for row in record.epochs)), name
+
+
+def test_every_run_of_a_dataset_was_trained_on_the_same_images():
+    for dataset in SHA256:
+        digests = {record.data["sha256"] for record in all_runs() if record.config.dataset == dataset}
+        assert len(digests) <= 1
+
+
+def test_every_run_has_its_models_parameters_and_files(recorded):
+    for record in all_runs():
+        name = record.config.name
+        assert count_parameters(build_model(record.config.model)) == record.parameters, name
+        assert count_parameters(read_network(record)) == record.parameters, name
+        size = (recorded / name / "weights.safetensors").stat().st_size
+        assert size == record.bytes["safetensors"], name
+
+
+def test_composers_last_accuracy_is_the_recorded_count():
+    for record in all_runs():
+        last = record.epochs[-1]["test_accuracy_percent"]
+        assert last == pytest.approx(record.accuracy_percent, abs=1e-4), record.config.name
+
+
+def test_runs_of_a_table_follow_the_recipe_and_are_found_by_it():
+    for record in all_runs():
+        config = record.config
+        if config.evaluate_on == "test":
+            recipe = RECIPES[config.dataset]
+            assert {key: getattr(config, key) for key in recipe} == recipe, config.name
+            assert train_or_load(config) == record
+
+
+def test_table_3_counts_every_recorded_run_of_a_table():
+    counted = sum(row.n for dataset in MODELS for row in table_3(dataset)["ours"] if row)
+    assert counted == sum(record.config.evaluate_on == "test" for record in all_runs())
+
+
+def test_weights_give_what_was_recorded(real_data_dir, monkeypatch, capsys):
+    """Measured again where the real images are; elsewhere `verify` must not pass."""
+    if real_data_dir:
+        monkeypatch.setenv("EFFCNN_DATA_DIR", str(real_data_dir))
+    status = main(["verify", "--quick"])
+    printed = capsys.readouterr().out
+    if not any(record.config.seed == 0 for record in all_runs()):
+        assert status == 1 and "nothing to verify" in printed
+    elif real_data_dir:
+        assert status == 0, printed
+    else:
+        assert status == 1 and "the real mnist is not here" in printed

@@ -1,0 +1,301 @@
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+
+from effcnn_helpers import records
+from effcnn_helpers.data import DataError
+from effcnn_helpers.models import build_model
+from effcnn_helpers.recipes import RunConfig, table_run
+from effcnn_helpers.records import (
+    RecordError,
+    RunBusyError,
+    all_runs,
+    read_network,
+    read_run,
+    record_from_json,
+    record_to_json,
+    recorded_dir,
+    table_runs,
+    train_or_load,
+    unfinished_dir,
+    write_run,
+)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"wrong": 0}, {"wrong": 10_000}, {"total": 1, "wrong": 0},
+    {"config": {"evaluate_on": "validation", "optimizer": "adam", "learning_rate": 0.003, "train_images": None}},
+    {"config": {"epochs": 1}, "resumed": True, "git": {"commit": "c0ffee", "modified": False}},
+], ids=str)
+def test_record_survives_writing_and_reading(changes, make_record):
+    record = make_record(**changes)
+    assert record_from_json(record_to_json(record)) == record
+
+
+def test_measured_record_survives_writing_and_reading(tiny_run):
+    record, network = tiny_run
+    folder = write_run(record, network)
+    assert folder == recorded_dir() / "mnist/1.5k-dw/baseline/seed0"
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json", "weights.safetensors"]
+    assert read_run(folder) == record
+    read = read_network(record)
+    assert not read.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(read.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_written_form_is_plain_json_with_the_count_under_its_split(split, make_record):
+    text = record_to_json(make_record(wrong=2, total=50, config={"evaluate_on": split, "epochs": 3}))
+    fields = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert fields[split] == {"correct": 48, "total": 50}
+    assert fields["misclassified"] == "0:3 1:3"
+    assert fields["config"]["model"] == "1.5k-dw" and fields["schema_version"] == 1
+    assert len(fields["epochs"]) == sum("train_loss" in line for line in text.splitlines()) == 3
+
+
+def edited(record, **changes) -> str:
+    """A record's text with fields replaced; None takes a field away."""
+    fields = {**json.loads(record_to_json(record)), **changes}
+    return json.dumps({key: value for key, value in fields.items() if value is not None})
+
+
+DAMAGES = {
+    "nothing in it": lambda record: "",
+    "cut off": lambda record: record_to_json(record)[:-40],
+    "cut off early": lambda record: record_to_json(record)[:100],
+    "no JSON": lambda record: "a text",
+    "a list": lambda record: "[]",
+    "a number": lambda record: "3",
+    "an empty object": lambda record: "{}",
+    "schema of the future": lambda record: edited(record, schema_version=2),
+    "no schema": lambda record: edited(record, schema_version=None),
+    "no configuration": lambda record: edited(record, config=None),
+    "an unknown model": lambda record: edited(record, config={"model": "9k"}),
+    "an unknown field": lambda record: edited(record, accuracy=99.9),
+    "an unknown field of the configuration": lambda record: edited(record, config={"model": "7k", "momentum": 1}),
+    "no count": lambda record: edited(record, test=None),
+    "no number of correct answers": lambda record: edited(record, test={"total": 10_000}),
+    "a count of words": lambda record: edited(record, test={"correct": "most", "total": "all"}),
+    "a count that is nothing": lambda record: edited(record, test={"correct": None, "total": 10_000}),
+    "one correct answer too many": lambda record: edited(record, test={"correct": 9_836, "total": 10_000}),
+    "one correct answer too few": lambda record: edited(record, test={"correct": 9_834, "total": 10_000}),
+    "no misclassified images": lambda record: edited(record, misclassified=""),
+    "misclassified images without their class": lambda record: edited(record, misclassified="1 2 3"),
+    "misclassified images as a list": lambda record: edited(record, misclassified=[1, 2]),
+    "no parameters": lambda record: edited(record, parameters=None),
+    "no epochs": lambda record: edited(record, epochs=[]),
+    "epochs that are a number": lambda record: edited(record, epochs=12),
+    "one epoch missing": lambda record: edited(record, epochs=json.loads(record_to_json(record))["epochs"][1:]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_record_is_refused_with_its_file_and_a_remedy(damage, make_record, write_record):
+    record = write_record()
+    path = recorded_dir() / record.config.name / "run.json"
+    path.write_text(damage(record))
+    for read in (lambda: read_run(path.parent), lambda: list(all_runs()), lambda: train_or_load(record.config)):
+        with pytest.raises(RecordError) as refusal:
+            read()
+        assert str(path) in str(refusal.value) and "train the run again" in str(refusal.value)
+
+
+@pytest.mark.parametrize("index", [-1, 10_000])
+def test_misclassified_image_that_does_not_exist_is_refused(index, make_record):
+    """One outside the split is never compared, so the count could say anything."""
+    record = make_record(wrong=2)
+    with pytest.raises(RecordError, match=f"{index}"):
+        record_from_json(edited(record, misclassified=f"0:3 {index}:3"))
+
+
+def test_missing_record_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=r"run\.json"):
+        read_run(tmp_path)
+
+
+def test_record_that_is_no_text_is_refused(write_record):
+    folder = recorded_dir() / write_record().config.name
+    (folder / "run.json").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RecordError, match=r"run\.json"):
+        read_run(folder)
+
+
+def other_weights(path):
+    safetensors.torch.save_file(build_model("5k").state_dict(), path)
+
+
+def one_missing(path):
+    state = build_model("1.5k-dw").state_dict()
+    state.pop("head.classifier.weight")
+    safetensors.torch.save_file(state, path)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("weights"),
+    lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    lambda path: path.write_bytes(path.read_bytes()[:50]),
+    other_weights, one_missing,
+], ids=["missing", "empty", "text", "cut off", "cut off early", "another model's", "one missing"])
+def test_damaged_weights_are_refused_with_their_file_and_a_remedy(damage, write_record):
+    record = write_record()
+    path = recorded_dir() / record.config.name / "weights.safetensors"
+    damage(path)
+    with pytest.raises(RecordError) as refusal:
+        read_network(record)
+    assert str(path) in str(refusal.value) and "train it again" in str(refusal.value)
+
+
+def test_first_of_two_records_stays(make_record):
+    first, second = make_record(wrong=100), make_record(wrong=200)
+    folder = write_run(first, build_model("1.5k-dw"))
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert write_run(second, build_model("1.5k-dw")) == folder
+    assert read_run(folder) == first
+    assert (folder / "weights.safetensors").read_bytes() == weights
+
+
+def everything_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_nothing_else_is_left_beside_a_record(write_record):
+    write_record(), write_record()
+    baseline = recorded_dir() / "mnist/1.5k-dw/baseline"
+    assert everything_in(baseline) == ["seed0", "seed0/run.json", "seed0/weights.safetensors"]
+
+
+def test_record_is_written_whole_or_not_at_all(make_record, monkeypatch):
+    def full_disk(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_run(make_record(), build_model("1.5k-dw"))
+    assert everything_in(recorded_dir() / "mnist/1.5k-dw/baseline") == []
+
+
+def test_record_that_cannot_get_its_name_is_an_error(make_record):
+    record = make_record()
+    folder = recorded_dir() / record.config.name
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file in its place")
+    with pytest.raises(RecordError, match="could not be written"):
+        write_run(record, build_model("1.5k-dw"))
+    assert everything_in(folder.parent) == ["seed0"]
+
+
+@pytest.mark.parametrize("text", ["", None], ids=["half written", "whole"])
+def test_folder_of_a_process_that_was_killed_while_writing_is_no_run(text, write_record):
+    """Also one that another process is writing this very moment."""
+    record = write_record(seed=1)
+    left = recorded_dir() / "mnist/1.5k-dw/baseline/.writing-abc/seed0"
+    left.mkdir(parents=True)
+    (left / "run.json").write_text(record_to_json(record) if text is None else text)
+    assert list(all_runs()) == [record]
+    assert table_runs("1.5k-dw") == [record]
+
+
+def test_record_in_the_wrong_folder_is_refused(write_record):
+    record = write_record(seed=1)
+    folder = recorded_dir() / record.config.name
+    folder.rename(folder.with_name("seed2"))
+    with pytest.raises(RecordError, match=r"seed2.*is the record of mnist/1\.5k-dw/baseline/seed1"):
+        list(all_runs())
+
+
+def test_all_runs_come_in_the_order_of_their_folders_from_the_root_that_is_given(write_record, tmp_path):
+    for model, seed in (("7k", 1), ("7k", 0), ("25k", 0)):
+        write_record(model, seed=seed, root=tmp_path)
+    assert [run.config.name for run in all_runs(tmp_path)] == [
+        "mnist/25k/baseline/seed0", "mnist/7k/baseline/seed0", "mnist/7k/baseline/seed1"]
+    assert list(all_runs()) == []
+
+
+def test_recorded_dir_is_the_packages_own_unless_the_environment_names_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path))
+    assert recorded_dir() == tmp_path
+    monkeypatch.delenv("EFFCNN_RECORDED_DIR")
+    assert recorded_dir().parts[-2:] == ("effcnn_helpers", "recorded")
+
+
+def test_table_runs_are_full_test_runs_of_the_current_recipe(write_record):
+    wanted = [write_record(seed=0), write_record(seed=1)]
+    write_record("7k", seed=0)
+    write_record(seed=2, config={"profile": "smoke"})
+    write_record(seed=3, recipe_version=99)
+    write_record(seed=0, config={"evaluate_on": "validation"})
+    assert table_runs("1.5k-dw") == wanted
+    assert table_runs("25k") == []
+
+
+# Training or loading
+
+
+def test_recorded_run_is_loaded_and_not_trained(write_record, monkeypatch):
+    record = write_record()
+    monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(records, "load_images", lambda *_, **__: pytest.fail("loaded the data"))
+    assert train_or_load(record.config) == record
+
+
+def test_run_is_trained_once_recorded_and_its_checkpoints_removed(tiny, digits, tiny_run, monkeypatch, tmp_path):
+    record = train_or_load(tiny, digits, root=tmp_path, threads=1)
+    assert record.misclassified == tiny_run[0].misclassified
+    assert read_run(tmp_path / tiny.name) == record
+    assert not unfinished_dir(tiny, digits).exists()
+    monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert train_or_load(tiny, digits, root=tmp_path) == record
+
+
+@pytest.mark.parametrize("changes", [
+    {"learning_rate": 0.77}, {"epochs": 3, "optimizer": "adam"}, {"profile": "live", "train_images": 256}], ids=str)
+def test_record_of_another_configuration_is_refused_naming_what_differs(changes, write_record):
+    config = write_record().config
+    with pytest.raises(RecordError) as refusal:
+        train_or_load(replace(config, **changes))
+    for field, asked in changes.items():
+        assert f"{field}: {getattr(config, field)!r} there, {asked!r} asked for" in str(refusal.value)
+    assert config.name in str(refusal.value)
+    assert str(refusal.value).count("asked for") == len(changes)
+
+
+def test_record_of_another_recipe_is_refused(write_record):
+    record = write_record(recipe_version=0)
+    with pytest.raises(RecordError, match="recipe_version: 0 there, 1 asked for"):
+        train_or_load(record.config)
+
+
+def test_full_run_is_not_recorded_on_anything_but_the_real_data(digits):
+    with pytest.raises(DataError, match=r"real mnist only.*embedded sample.*EFFCNN_DATA_DIR.*mnist\.npz"):
+        train_or_load(table_run("1.5k-dw"), digits)
+    assert not recorded_dir().exists()
+
+
+def test_unfinished_runs_of_other_configurations_data_or_recipes_do_not_meet(tiny, digits, monkeypatch):
+    folders = {unfinished_dir(tiny, digits), unfinished_dir(replace(tiny, epochs=3), digits),
+               unfinished_dir(tiny, replace(digits, sha256="another"))}
+    monkeypatch.setitem(records.RECIPE_VERSION, "mnist", 99)
+    folders.add(unfinished_dir(tiny, digits))
+    assert len(folders) == 4
+    assert len({folder.parent for folder in folders}) == 1
+
+
+def test_two_processes_train_a_run_once(worker, digits, tmp_path, monkeypatch):
+    config = RunConfig("1.5k-dw", epochs=3, train_images=1_000, test_images=200, profile="smoke")
+    with worker(config, tmp_path) as process:
+        first_epoch = json.loads(next(line for line in process.stdout if line.startswith("{")))
+        with pytest.raises(RunBusyError, match=rf"{config.name} is being trained by another process"):
+            train_or_load(config, digits, root=tmp_path, wait=False)
+        monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained a second time"))
+        record = train_or_load(config, digits, root=tmp_path)
+        rest = [line for line in process.stdout if line.startswith("{")]
+    assert process.returncode == 0
+    assert record.epochs[0] == {key: first_epoch[key] for key in record.epochs[0]}
+    assert len(record.epochs) == 1 + len(rest) == 3
+    assert read_run(tmp_path / config.name) == record

@@ -1,0 +1,197 @@
+import math
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, table_3_row
+from effcnn_helpers.tables import (
+    Summary,
+    binomial_se_percent,
+    compare_with_paper,
+    paired_difference,
+    pilot_table,
+    pooled_sd_percent,
+    summarise,
+    table_3,
+    verdict,
+    worded,
+)
+
+
+def test_summary_of_a_row():
+    assert summarise([]) is None
+    assert summarise([98.5]) == Summary(1, 98.5, None)
+    several = summarise([98.0, 98.5, 99.1])
+    mean = (98.0 + 98.5 + 99.1) / 3
+    by_hand = math.sqrt(((98.0 - mean) ** 2 + (98.5 - mean) ** 2 + (99.1 - mean) ** 2) / 2)
+    assert several.n == 3
+    assert several.mean_percent == pytest.approx(mean) and several.sd_percent == pytest.approx(by_hand)
+
+
+def test_summary_in_words():
+    assert str(Summary(1, 98.346, None)) == "98.35 (n=1)"
+    assert str(Summary(3, 98.5, 0.0649)) == "98.50 ± 0.06 (n=3)"
+
+
+@pytest.mark.parametrize("accuracy, rounded", [(86, 0.35), (98.35, 0.13), (79.9, 0.40), (100, 0.0)])
+def test_binomial_standard_error_of_the_tests_ten_thousand_images(accuracy, rounded):
+    assert round(binomial_se_percent(accuracy), 2) == rounded
+
+
+def test_binomial_standard_error_is_the_spread_of_a_count():
+    """Against the whole distribution of the number of right answers among 30 images, at 80 %."""
+    chances = [math.comb(30, right) * 0.8**right * 0.2 ** (30 - right) for right in range(31)]
+    mean = sum(chance * right / 30 for right, chance in enumerate(chances))
+    variance = sum(chance * (right / 30 - mean) ** 2 for right, chance in enumerate(chances))
+    assert binomial_se_percent(80, images=30) == pytest.approx(100 * math.sqrt(variance))
+
+
+def test_pooled_spread_weighs_each_row_by_its_degrees_of_freedom():
+    rows = [[98.0, 98.4, 98.5], [99.0, 99.3], [97.0]]
+    squares = sum((value - statistics.mean(row)) ** 2 for row in rows for value in row)
+    pooled = pooled_sd_percent([summarise(row) for row in rows] + [None])
+    assert pooled == pytest.approx(math.sqrt(squares / (2 + 1)))
+
+
+@pytest.mark.parametrize("rows", [[], [None, None], [Summary(1, 98.0, None), None]])
+def test_pooled_spread_is_zero_without_a_repeated_row(rows):
+    assert pooled_sd_percent(rows) == 0
+
+
+def test_verdict_without_a_run():
+    assert verdict(98.35, None) == "not run"
+
+
+# The binomial standard error at 50 % is 0.5 points, so the margins come out by hand.
+@pytest.mark.parametrize("n, own_sd, table_sd, margin", [
+    (1, None, 0.0, 2 * 0.5),
+    (1, None, 0.5, 2 * math.sqrt(0.25 + 0.25 * 2)),           # a single run takes the spread of its table
+    (3, 0.5, 99.0, 2 * math.sqrt(0.25 + 0.25 * 4 / 3)),       # several runs have their own
+    (2, 0.0, 99.0, 2 * 0.5),                                   # a spread of 0 is a spread
+    (5, 1.2, 0.0, 2 * math.sqrt(0.25 + 1.44 * 6 / 5)),
+])
+def test_verdict_changes_at_the_margin(n, own_sd, table_sd, margin):
+    def verdict_at(difference):
+        return verdict(50, Summary(n, 50 + difference, own_sd), table_sd)
+
+    assert verdict_at(0) == "reproduced"
+    assert verdict_at(margin - 1e-9) == verdict_at(-margin + 1e-9) == "reproduced"
+    assert verdict_at(margin + 1e-9) == "exceeded"
+    assert verdict_at(-margin - 1e-9) == "not reproduced"
+
+
+def test_verdict_at_exactly_the_margin_is_reproduced():
+    assert verdict(50, Summary(1, 51.0, None)) == verdict(50, Summary(1, 49.0, None)) == "reproduced"
+
+
+@pytest.mark.parametrize("ours, expected", [
+    (98.35, "reproduced"), (98.60, "reproduced"), (98.10, "reproduced"),
+    (98.61, "exceeded"), (98.09, "not reproduced")])
+def test_verdict_on_the_papers_smallest_model(ours, expected):
+    assert verdict(98.35, Summary(1, ours, None)) == expected
+
+
+def test_verdict_would_not_tell_the_papers_own_combinations_apart():
+    """Four rows of Table 5 lie between 86.08 and 86.37 %: single readings, so noise."""
+    close = [percent for percent in TABLE_5.values() if 86 < percent < 86.5]
+    assert len(close) == 4
+    assert {verdict(one, Summary(1, other, None)) for one in close for other in close} == {"reproduced"}
+    assert verdict(TABLE_4[("baseline",)]["cifar10"], Summary(1, TABLE_4[("mixup",)]["cifar10"], None)) == "exceeded"
+
+
+def test_paired_difference_by_hand(make_record):
+    """Ten images: two that only the first got wrong, four that only the second did, two both."""
+    first = replace(make_record(total=10, wrong=4), misclassified=dict.fromkeys([0, 1, 2, 3], 3))
+    second = replace(make_record(total=10, wrong=6), misclassified=dict.fromkeys([2, 3, 4, 5, 6, 7], 8))
+    difference, error = paired_difference(first, second)
+    per_image = [-1, -1, 0, 0, 1, 1, 1, 1, 0, 0]  # right answer of the first minus that of the second
+    assert difference == pytest.approx(100 * statistics.mean(per_image)) == pytest.approx(20)
+    assert difference == pytest.approx(first.accuracy_percent - second.accuracy_percent)
+    assert error == pytest.approx(100 * statistics.pstdev(per_image) / math.sqrt(10))
+
+    back, same_error = paired_difference(second, first)
+    assert back == -difference and same_error == error
+
+
+def test_paired_difference_of_a_run_with_itself_is_nothing(make_record):
+    assert paired_difference(make_record(), make_record()) == (0, 0)
+
+
+@pytest.mark.parametrize("changes", [{"total": 9_000}, {"data": {"sha256": "another"}}])
+def test_paired_difference_wants_the_same_images(changes, make_record):
+    with pytest.raises(ValueError, match="measured on different images"):
+        paired_difference(make_record(), make_record("7k", **changes))
+
+
+def test_table_3_shows_exactly_the_recorded_numbers(write_record, tmp_path):
+    for seed, wrong in enumerate((200, 160, 150)):
+        write_record("1.5k-dw", wrong=wrong, seed=seed, root=tmp_path)
+    write_record("7k", wrong=66, root=tmp_path, bytes={"safetensors": 33_333, "state_dict": 44_444})
+    write_record("25k", wrong=5, seed=9, root=tmp_path, config={"evaluate_on": "validation"})
+    table = table_3("mnist", tmp_path).set_index("model")
+    assert list(table.index) == ["25K", "7K", "7K-DW", "5K", "5K-DW", "1.5K-DW"]
+    assert list(table["paper"]) == [row.accuracy_percent for row in TABLE_3 if row.dataset == "mnist"]
+    assert list(table["depthwise"]) == ["no", "no", "yes", "no", "yes", "yes"]
+    assert list(table["parameters"]) == [25_144, 7_767, 7_611, 5_712, 5_616, 1_560]
+
+    smallest, single = table.loc["1.5K-DW", "ours"], table.loc["7K", "ours"]
+    assert smallest.n == 3
+    assert smallest.mean_percent == pytest.approx((98.0 + 98.4 + 98.5) / 3)
+    assert smallest.sd_percent == pytest.approx(statistics.stdev([98.0, 98.4, 98.5]))
+    assert single == Summary(1, 99.34, None)
+    assert table.loc["7K", "our_kb"] == 33.333
+    assert table.loc["1.5K-DW", "our_kb"] == 9.776
+    assert list(table["verdict"]) == ["not run", "reproduced", "not run", "not run", "not run", "reproduced"]
+    assert [ours is None for ours in table["ours"]] == [True, False, True, True, True, False]
+
+
+def test_table_3_gives_a_single_run_the_spread_of_its_table(write_record, tmp_path):
+    """0.4 points too few: not reproduced by itself, within the noise that another row shows."""
+    write_record("7k", wrong=106, root=tmp_path)
+    assert table_3("mnist", tmp_path).set_index("model").loc["7K", "verdict"] == "not reproduced"
+    for seed, wrong in enumerate((140, 190)):
+        write_record("1.5k-dw", wrong=wrong, seed=seed, root=tmp_path)
+    assert table_3("mnist", tmp_path).set_index("model").loc["7K", "verdict"] == "reproduced"
+
+
+def test_table_3_of_cifar10_without_runs():
+    table = table_3("cifar10")
+    assert list(table["model"]) == ["143K", "143K-DW"]
+    assert list(table["verdict"]) == ["not run", "not run"]
+
+
+def test_worded_table_says_the_same_in_text(write_record, tmp_path):
+    write_record("1.5k-dw", wrong=165, root=tmp_path)
+    text = worded(table_3("mnist", tmp_path))
+    assert dict(text.loc["1.5K-DW"]) == {
+        "depthwise": "yes", "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)",
+        "verdict": "reproduced", "paper (KB)": "19", "ours (KB)": "9.8"}
+    assert dict(text.loc["25K"]) == {
+        "depthwise": "no", "parameters": "25,144", "paper (%)": "99.35", "ours (%)": "no run yet",
+        "verdict": "not run", "paper (KB)": "107", "ours (KB)": ""}
+
+
+def test_compare_with_paper_shows_the_rows_that_were_asked_for(write_record, tmp_path):
+    write_record("7k-dw", wrong=54, root=tmp_path)
+    text = compare_with_paper(["7k", "7k-dw"], tmp_path)
+    assert list(text.index) == ["7K", "7K-DW"]
+    assert text.loc["7K-DW", "ours (%)"] == "99.46 (n=1)"
+    assert text.loc["7K", "verdict"] == "not run"
+    assert float(text.loc["7K-DW", "paper (%)"]) == table_3_row("mnist", "7k-dw").accuracy_percent
+
+
+def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, tmp_path):
+    """The made-up curves rise by 3 points an epoch, so the mean of the last three is 3 below the last."""
+    for model, optimizer, rate, epochs, wrong in (
+            ("1.5k-dw", "sgd", 0.1, 6, 200), ("25k", "sgd", 0.1, 6, 100), ("1.5k-dw", "adam", 0.01, 6, 150),
+            ("25k", "adam", 0.01, 6, 50), ("25k", "sgd", 0.1, 12, 400)):
+        write_record(model, wrong=wrong, root=tmp_path, config={
+            "optimizer": optimizer, "learning_rate": rate, "evaluate_on": "validation", "epochs": epochs})
+    write_record("25k", wrong=1, root=tmp_path)  # a test run has no say
+    table = pilot_table(tmp_path)
+    assert list(table.index) == [(12, "sgd", 0.1), (6, "adam", 0.01), (6, "sgd", 0.1)]
+    assert table.iloc[1:].to_dict("records") == [{"1.5k-dw": 95.5, "25k": 96.5, "mean": 96.0},
+                                                 {"1.5k-dw": 95.0, "25k": 96.0, "mean": 95.5}]
+    assert table.iloc[0]["25k"] == table.iloc[0]["mean"] == 93.0
+    assert len(pilot_table(tmp_path / "nowhere")) == 0
