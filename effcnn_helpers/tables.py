@@ -122,6 +122,12 @@ def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFr
     return worded(part)
 
 
+def in_one_line(models: list[str], root: Path | None = None) -> str:
+    """Our accuracies beside the paper's and the verdicts, for a notebook's headline."""
+    return "; ".join(f"{model}: ours {row['ours (%)']}, paper {row['paper (%)']}, {row['verdict']}"
+                     for model, row in compare_with_paper(models, root).iterrows())
+
+
 def worded(table: pd.DataFrame) -> pd.DataFrame:
     """A `table_3` with every cell as text, ready to be shown."""
     return pd.DataFrame({

@@ -603,22 +603,31 @@ def test_run_prints_headlines_and_names_the_error_of_a_failing_cell(project, mon
 
 
 def test_run_in_place_writes_outputs_into_the_notebooks_and_leaves_nothing_else(project, capsys):
-    path = project / "notebooks/00_start.ipynb"
-    write_notebook(path, "print('Headline: ready')")
-    failing = write_notebook(project / "notebooks/01_bad.ipynb", "raise ValueError('no')")
-    write_notebook(project / "notebooks/02_other.ipynb", "print('not asked for')")
+    """Into their solutions, too; a notebook that fails stays as it was."""
+    folder = project / "notebooks"
+    (folder / "solutions").mkdir()
+    write_notebook(folder / "00_start.ipynb", "print('Headline: ready')")
+    write_notebook(folder / "solutions/00_start_solutions.ipynb", "6 * 7")
+    failing = write_notebook(folder / "01_bad.ipynb", "raise ValueError('no')")
+    write_notebook(folder / "solutions/01_bad_solutions.ipynb", "7 * 8")
+    other = write_notebook(folder / "02_other.ipynb", "print('not asked for')")
     assert main(["run", "00", "01", "--in-place", "--out", "copies"]) == 1
-    assert "ready" in capsys.readouterr().out
-    notebook = nbformat.read(path, as_version=4)
+    printed = capsys.readouterr().out
+    assert "ready" in printed and "FAILED: ValueError: no" in printed and "1 failed" in printed
+
+    notebook = nbformat.read(folder / "00_start.ipynb", as_version=4)
     assert notebook.cells[0].execution_count == 1
     assert notebook.cells[0].outputs[0].text == "Headline: ready\n"
     assert "execution" not in notebook.cells[0].metadata and "widgets" not in notebook.metadata
     assert notebook.metadata.kernelspec.name == "python3"
-    other = project / "notebooks/02_other.ipynb"
-    assert path.stat().st_mode == other.stat().st_mode, "the notebook's permissions changed"
-    assert (project / "notebooks/01_bad.ipynb").read_text() == failing, "a failed notebook stays as it was"
-    assert sorted(path.name for path in (project / "notebooks").iterdir()) == [
-        "00_start.ipynb", "01_bad.ipynb", "02_other.ipynb"]
+    solution = nbformat.read(folder / "solutions/00_start_solutions.ipynb", as_version=4)
+    assert solution.cells[0].outputs[0].data["text/plain"] == "42"
+    assert (folder / "01_bad.ipynb").read_text() == failing
+    assert (folder / "02_other.ipynb").read_text() == other
+    assert (folder / "00_start.ipynb").stat().st_mode == (folder / "02_other.ipynb").stat().st_mode
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "00_start.ipynb", "01_bad.ipynb", "02_other.ipynb",
+        "solutions/00_start_solutions.ipynb", "solutions/01_bad_solutions.ipynb"]
 
 
 def test_interrupted_run_stops_at_once(project, capsys):

@@ -52,7 +52,7 @@ def test_tables_in_the_notebooks_show_the_recorded_accuracies():
 
 def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
     expected = worded(table_3("mnist"))["ours (%)"]
-    found = re.findall(r"(?:Headline:|;) ([\d.]+K(?:-DW)?): ours (.*?) %, paper",
+    found = re.findall(r"(?:Headline:|;) ([\d.]+K(?:-DW)?): ours (.*?), paper",
                        "\n".join(output.text for path in SERIES for output in outputs(path)
                                  if output.output_type == "stream"))
     assert dict(found) == expected.to_dict(), "make refresh"

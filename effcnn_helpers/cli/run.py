@@ -28,9 +28,11 @@ class ThisPython(KernelSpecManager):
 def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
     """Execute the notebooks with these numbers (all when none is given); 0 when none failed.
 
-    in_place: write the outputs into notebooks/ itself; otherwise an ipynb and an HTML copy go to `out`.
+    in_place: write the outputs into notebooks/ itself, the solutions' too; otherwise copies (ipynb, HTML) go to `out`.
     """
     notebooks = find_notebooks(Path("notebooks"), numbers)
+    if in_place:
+        notebooks += find_notebooks(Path("notebooks/solutions"), numbers)
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in notebooks:
@@ -45,7 +47,7 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
             html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
             write_whole(out / f"{path.stem}.html", html)
         failed += error is not None
-        print(f"{path.stem:24} {time.monotonic() - start:5.0f} s  {error or headline_of(notebook)}", flush=True)
+        print(f"{path.stem:25} {time.monotonic() - start:5.0f} s  {error or headline_of(notebook)}", flush=True)
     print(f"{len(notebooks)} notebooks, {failed} failed" + ("" if in_place else f"; executed copies in {out}"))
     return 1 if failed else 0
 
