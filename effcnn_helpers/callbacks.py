@@ -33,11 +33,8 @@ class History(Callback):
 
     def batch_end(self, state, logger):
         loss = state.total_loss_dict["loss/train/total"]
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the training loss is {loss} in epoch {state.timestamp.epoch.value + 1}, batch "
-                f"{state.timestamp.batch_in_epoch.value}, at learning rate {self.learning_rate:g}; "
-                "use a smaller RunConfig.learning_rate")
+        self.refuse_unless_finite(loss, f"training loss in epoch {state.timestamp.epoch.value + 1}, batch "
+                                        f"{state.timestamp.batch_in_epoch.value},")
         self.loss_sum += loss * len(state.batch[1])
 
     def epoch_end(self, state, logger):
@@ -45,15 +42,23 @@ class History(Callback):
 
     def eval_end(self, state, logger):
         metrics = state.eval_metrics["eval"]
+        test_loss = metrics["CrossEntropy"].compute().item()
+        # The last step of a run shows what it did to the weights only here.
+        self.refuse_unless_finite(test_loss, f"test loss after epoch {state.timestamp.epoch.value}")
         self.rows.append({
             "train_loss": self.loss_sum / len(self.loader.images),
-            "test_loss": metrics["CrossEntropy"].compute().item(),
+            "test_loss": test_loss,
             "test_accuracy_percent": 100 * metrics["MulticlassAccuracy"].compute().item(),
             "learning_rate": self.learning_rate,
             "seconds": self.seconds,
         })
         if self.on_epoch:
             self.on_epoch(self.rows)
+
+    def refuse_unless_finite(self, loss: float, what: str):
+        if not math.isfinite(loss):
+            raise DivergedError(f"the {what} is {loss} at learning rate {self.learning_rate:g}; use a smaller "
+                                "RunConfig.learning_rate")
 
     def state_dict(self):
         return {"rows": self.rows}

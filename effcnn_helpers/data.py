@@ -11,11 +11,11 @@ Images stay uint8 in memory; the loader normalises whole batches.
 
 import functools
 import hashlib
+import http.client
 import os
 import socket
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,12 +136,12 @@ def read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
     """The four arrays of an npz file, checked. Raises DataError when anything about them is wrong."""
     remedy = f"delete or replace {path}"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because np.load leaves a damaged file open.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in KEYS}
     except KeyError as error:
         raise DataError(f"{path} has no array {error}; expected {', '.join(KEYS)}: {remedy}") from error
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        # np.load names damage in many ways; a lone .npy array under this name ends as AttributeError.
+    except Exception as error:  # zip, zlib and numpy name damage in a dozen ways
         raise DataError(f"{path} cannot be read as an npz file ({error}): {remedy}") from error
     check_arrays(name, arrays, str(path))
     return arrays
@@ -152,24 +152,25 @@ def check_arrays(name: str, arrays: dict[str, np.ndarray], origin: str) -> None:
 
     Arrays as large as the real set claim to be it, so their sha256 must be the real one.
     """
+    remedy = f"replace it by the real {name} or by images in the same layout"
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if x.shape[1:] != IMAGE_SIZE[name] or x.dtype != np.uint8:
             raise DataError(f"{origin}: x_{part} is {x.dtype} {x.shape}; expected uint8 (N, "
-                            f"{', '.join(map(str, IMAGE_SIZE[name]))})")
+                            f"{', '.join(map(str, IMAGE_SIZE[name]))}): {remedy}")
         if y.shape != (len(x),) or y.dtype.kind not in "iu":
-            raise DataError(f"{origin}: y_{part} is {y.dtype} {y.shape}; expected {len(x)} whole numbers")
+            raise DataError(f"{origin}: y_{part} is {y.dtype} {y.shape}; expected {len(x)} whole numbers: {remedy}")
         if len(x) == 0:
-            raise DataError(f"{origin}: x_{part} is empty; expected at least one image")
+            raise DataError(f"{origin}: x_{part} is empty; expected at least one image: {remedy}")
         if y.min() < 0 or y.max() > 9:
-            raise DataError(f"{origin}: labels in y_{part} run from {y.min()} to {y.max()}; expected 0 to 9")
+            raise DataError(f"{origin}: labels in y_{part} run from {y.min()} to {y.max()}; expected 0 to 9: {remedy}")
         if x.min() == x.max():
-            raise DataError(f"{origin}: every pixel of x_{part} is {x.min()}; expected images")
+            raise DataError(f"{origin}: every pixel of x_{part} is {x.min()}; expected images: {remedy}")
     if len(arrays["x_train"]) == REAL_TRAIN_IMAGES[name] and len(arrays["x_test"]) == 10_000:
         wrong = [key for key in KEYS if _sha256(arrays[key]) != SHA256[name][key]]
         if wrong:
             raise DataError(f"{origin}: as large as the real {name}, but the sha256 of {', '.join(wrong)} "
-                            "is not the original's; replace the file")
+                            f"is not the original's: {remedy}")
 
 
 def _sha256(array: np.ndarray) -> str:
@@ -204,11 +205,11 @@ def _download(name: str, timeout_seconds: float = 10) -> dict[str, np.ndarray] |
         with tempfile.TemporaryDirectory() as folder:
             kind = torchvision.datasets.MNIST if name == "mnist" else torchvision.datasets.CIFAR10
             train, test = (kind(folder, train=train, download=True) for train in (True, False))
-            arrays = {"x_train": np.array(train.data), "y_train": np.array(train.targets, dtype=np.uint8),
-                      "x_test": np.array(test.data), "y_test": np.array(test.targets, dtype=np.uint8)}
+            arrays = {"x_train": np.asarray(train.data), "y_train": np.asarray(train.targets, dtype=np.uint8),
+                      "x_test": np.asarray(test.data), "y_test": np.asarray(test.targets, dtype=np.uint8)}
         check_arrays(name, arrays, "torchvision's download")
         return arrays
-    except (OSError, RuntimeError, DataError) as error:
+    except (OSError, RuntimeError, http.client.HTTPException, DataError) as error:
         warnings.warn(f"{name} could not be downloaded ({error}); using the embedded sample. For real "
                       f"results put {name}.npz into a folder and set EFFCNN_DATA_DIR to it", stacklevel=3)
         return None
@@ -260,7 +261,7 @@ def synthetic_shapes(train: int = 4_000, test: int = 1_000) -> dict[str, np.ndar
     """
     random = np.random.default_rng(0)
     count = train + test
-    labels = random.permutation(np.arange(count) % 10).astype(np.uint8)
+    labels = np.concatenate([random.permutation(np.arange(part) % 10) for part in (train, test)]).astype(np.uint8)
     rows, columns = np.mgrid[:32, :32].astype(np.float32)
     centre_y, centre_x = random.uniform(11, 21, (2, count, 1, 1)).astype(np.float32)
     radius = random.uniform(6, 11, (count, 1, 1)).astype(np.float32)

@@ -47,7 +47,7 @@ def show_images(images: Images, classes: tuple[str, ...], count: int = 10, capti
     count = min(count, len(images))
     figure, axes = plt.subplots(1, count, figsize=(1.0 * count, 1.5), squeeze=False)
     for index, ax in enumerate(axes.flat):
-        ax.imshow(images.x[index].permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        ax.imshow(images.x[index].permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray_r")
         ax.set_title(captions[index] if captions else classes[images.y[index]], fontsize=10, weight="normal")
         ax.axis("off")
     return figure
@@ -107,11 +107,12 @@ def plot_against_paper(table: pd.DataFrame, ax: Axes) -> Axes:
     """Each model's accuracy, ours (mean, standard deviation) beside the paper's; `table` as from tables.table_3."""
     places = range(len(table))
     ax.plot(table["paper"], places, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
+    label = "ours, mean ± sd"
     for place, (row, model) in enumerate(zip(table["ours"], table["model"], strict=True)):
         if row is not None:
             color = next(MODEL_COLORS[entry.model] for entry in TABLE_3 if entry.label == model)
-            ax.errorbar(row.mean_percent, place, xerr=row.sd_percent, fmt="o", color=color, capsize=4,
-                        label="ours, mean ± sd" if place == 0 else None)
+            ax.errorbar(row.mean_percent, place, xerr=row.sd_percent, fmt="o", color=color, capsize=4, label=label)
+            label = None  # one entry in the legend
     ax.set(yticks=places, yticklabels=table["model"], xlabel="Test accuracy (%)", ylabel="",
            title="Accuracy: the paper's reading and ours")
     ax.invert_yaxis()

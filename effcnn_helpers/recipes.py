@@ -38,7 +38,7 @@ class RunConfig:
             "epochs": None if self.epochs >= 1 else "1 or more",
             "batch_size": None if self.batch_size >= 2 else "2 or more (BatchNorm needs two images)",
             "optimizer": None if self.optimizer in ("sgd", "adam") else '"sgd" or "adam"',
-            "learning_rate": None if self.learning_rate > 0 else "a number above 0",
+            "learning_rate": None if 0 < self.learning_rate < float("inf") else "a number above 0",
             "train_images": None if self.train_images is None or self.train_images >= 2 else "2 or more",
             "test_images": None if self.test_images is None or self.test_images >= 1 else "1 or more",
             "evaluate_on": None if self.evaluate_on in ("test", "validation") else '"test" or "validation"',

@@ -20,6 +20,8 @@ from .models import build_model
 from .recipes import RECIPE_VERSION, RunConfig
 from .training import SCHEMA_VERSION, RunRecord, contiguous_state, train
 
+WRITING = ".writing-"  # begins the names of folders that are not whole yet
+
 
 class RecordError(ValueError):
     """A recorded run that is missing, damaged, or not the run that was asked for."""
@@ -54,15 +56,18 @@ def record_from_json(text: str) -> RunRecord:
         pairs = (pair.split(":") for pair in fields["misclassified"].split())
         fields["misclassified"] = {int(index): int(taken) for index, taken in pairs}
         record = RunRecord(**fields)
+        if record.total - record.correct != len(record.misclassified):
+            raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
+                              "are listed as misclassified")
+        beyond = [index for index in record.misclassified if not 0 <= index < record.total]
+        if beyond:
+            raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
+        if len(record.epochs) != record.config.epochs:
+            raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
     except RecordError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"not a recorded run ({type(error).__name__}: {error})") from error
-    if record.total - record.correct != len(record.misclassified):
-        raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
-                          "are listed as misclassified")
-    if len(record.epochs) != record.config.epochs:
-        raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
     return record
 
 
@@ -70,7 +75,7 @@ def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -
     """Write a run's folder under `root` in one move. When it is there already, the first one stays."""
     folder = (root or recorded_dir()) / record.config.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
         whole = Path(temporary) / folder.name
         whole.mkdir()
         (whole / "run.json").write_text(record_to_json(record), encoding="utf-8")
@@ -87,7 +92,7 @@ def read_run(folder: Path) -> RunRecord:
     path = Path(folder) / "run.json"
     try:
         return record_from_json(path.read_text(encoding="utf-8"))
-    except (OSError, RecordError) as error:
+    except (OSError, UnicodeDecodeError, RecordError) as error:
         raise RecordError(f"{path}: {error}; delete the folder and train the run again with "
                           "`python -m effcnn_helpers sweep`") from error
 
@@ -107,6 +112,8 @@ def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
 def all_runs(root: Path | None = None) -> Iterator[RunRecord]:
     """Every recorded run, in the order of folder names. Raises RecordError at a damaged one."""
     for path in sorted((root or recorded_dir()).rglob("run.json")):
+        if WRITING in str(path):
+            continue  # left by a process that was killed while it wrote
         record = read_run(path.parent)
         if (root or recorded_dir()) / record.config.name != path.parent:
             raise RecordError(f"{path} is the record of {record.config.name}; move it there")

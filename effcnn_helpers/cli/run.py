@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -73,11 +72,16 @@ def execute(path: Path, profile: str) -> tuple[nbformat.NotebookNode, str | None
                                      resources={"metadata": {"path": str(path.parent)}})
     error = None
     try:
-        client.execute(env=kernel_environment(profile))
+        client.execute(cleanup_kc=True, env=kernel_environment(profile))
     except nbclient.exceptions.CellExecutionError as problem:
         error = f"FAILED: {problem.ename}: {problem.evalue}"
     except nbclient.exceptions.CellTimeoutError:
         error = f"FAILED: a cell took longer than {CELL_SECONDS} s"
+    except (nbclient.exceptions.DeadKernelError, AssertionError):
+        # nbclient answers Ctrl-C by ending the kernel, and then meets it dead.
+        if hasattr(client, "_async_cleanup_kernel_future"):
+            raise KeyboardInterrupt from None
+        error = "FAILED: the kernel died"
     return clean(notebook), error
 
 
@@ -111,6 +115,6 @@ def headline_of(notebook: nbformat.NotebookNode) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one move, so that a stop half-way leaves the old one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
