@@ -114,9 +114,10 @@ def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Que
         stdout=subprocess.PIPE, text=True)
 
     def read():
-        for line in process.stdout:
-            if line.startswith("{"):
-                reports.put((config.name, json.loads(line)))
+        with process.stdout:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    reports.put((config.name, json.loads(line)))
         reports.put((config.name, process.wait()))
 
     threading.Thread(target=read, daemon=True).start()

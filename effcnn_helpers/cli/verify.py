@@ -46,7 +46,10 @@ def check_run(run: RunRecord, dataset: ImageDataset, images: int | None = None) 
         problems.append(f"{count_parameters(network):,} parameters, recorded {run.parameters:,}")
     if dataset.sha256 != run.data["sha256"]:
         problems.append(f"trained and measured on other data: {run.data['source']}")
-    test = split_for(run.config, dataset)[1].first(images)
+    whole = split_for(run.config, dataset)[1]
+    if len(whole) != run.total:
+        problems.append(f"recorded on {run.total:,} images, there are {len(whole):,}")
+    test = whole.first(images)
     logits = predict(network, test, dataset.name)
     expected = test.y.clone()
     for index, taken in run.misclassified.items():
