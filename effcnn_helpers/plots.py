@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -95,8 +96,7 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
             ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, color=color, marker="o", markersize=4,
                     label=f"{label_of(run.config.model)}, {kind}")
     ax.set(xlabel="Epoch", ylabel="Cross-entropy loss", title="Training and test loss", yscale="log")
-    for axis_labels in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis_labels("{x:g}")
+    label_log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if runs:
         ax.legend(fontsize=9)
@@ -145,13 +145,21 @@ def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
 
 def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
     """Accuracy against parameters, the paper's and ours; `table` as from tables.table_3."""
-    ax.plot(table["parameters"], table["paper"], "D:", color="0.3", markerfacecolor="white", label="paper")
+    ax.plot(table["parameters"], table["paper"], "D", color="0.3", markerfacecolor="white", label="paper")
     done = table[[row is not None for row in table["ours"]]]
     ax.errorbar(done["parameters"], [row.mean_percent for row in done["ours"]],
-                yerr=[row.sd_percent or 0 for row in done["ours"]], fmt="o-", capsize=4, label="ours, mean ± sd")
+                yerr=[row.sd_percent or 0 for row in done["ours"]], fmt="o", capsize=4, label="ours, mean ± sd")
     for count, percent, model in zip(table["parameters"], table["paper"], table["model"], strict=True):
         ax.annotate(model, (count, percent), textcoords="offset points", xytext=(4, 7), fontsize=9)
     ax.set(xscale="log", xlabel="Parameters (log scale)", ylabel="Test accuracy (%)",
            title="What the parameters buy")
-    ax.legend(fontsize=9, loc="lower right")
+    label_log_axis(ax.xaxis)
+    ax.legend(fontsize=9)
     return ax
+
+
+def label_log_axis(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 times each power of ten, nothing in between."""
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
