@@ -1,10 +1,13 @@
 """What a run is: its configuration, the recipe of each dataset, the profiles, the runs behind each table."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .data import ImageDataset
 from .models import MODELS, dataset_of
+from .paper import TABLE_4, TABLE_5
+from .techniques import check_techniques, in_order
 
 # Counts up whenever a dataset's recipe changes; runs of another version are not mixed into a table.
 RECIPE_VERSION = {"mnist": 1, "cifar10": 1}
@@ -14,6 +17,7 @@ RECIPE_VERSION = {"mnist": 1, "cifar10": 1}
 class RunConfig:
     """Everything that decides a training run's result, except the machine and the library versions.
 
+    techniques: names from techniques.TECHNIQUES, in the order in which they stand there; none: the baseline.
     train_images: how many training images to use, from the start (None: all of the split).
     test_images: likewise for the images that accuracy is measured on.
     evaluate_on: "test", or "validation" for choosing hyperparameters on held-out training images.
@@ -25,14 +29,16 @@ class RunConfig:
     epochs: int = 1
     batch_size: int = 128
     optimizer: str = "sgd"           # "sgd" (momentum 0.9) or "adam"; no weight decay
-    learning_rate: float = 0.1       # constant
+    learning_rate: float = 0.1       # constant; with one_cycle_lr the highest
     train_images: int | None = None
     test_images: int | None = None
     evaluate_on: str = "test"
     profile: str = "full"
+    techniques: tuple[str, ...] = ()
 
     def __post_init__(self):
         dataset_of(self.model)
+        check_techniques(self.techniques)
         problems = {
             "seed": None if self.seed >= 0 else "0 or more",
             "epochs": None if self.epochs >= 1 else "1 or more",
@@ -55,10 +61,15 @@ class RunConfig:
     @property
     def name(self) -> str:
         """The run's folder: "mnist/1.5k-dw/baseline/seed0"; validation runs name what they try, too."""
-        folder = f"{self.dataset}/{self.model}/baseline/seed{self.seed}"
+        folder = f"{self.dataset}/{self.model}/{'+'.join(self.techniques) or 'baseline'}/seed{self.seed}"
         if self.evaluate_on == "validation":
             return f"validation/{folder}/{self.optimizer}-{self.learning_rate:g}-{self.epochs}ep"
         return folder
+
+
+def config_from(fields: dict) -> RunConfig:
+    """The configuration that `dataclasses.asdict` and JSON made into `fields`. Raises TypeError or ValueError."""
+    return RunConfig(**{**fields, "techniques": tuple(fields.get("techniques", ()))})
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,13 @@ PROFILES = {
     "full": Profile("full", train_images=None, test_images=None, live_epochs=12),
 }
 
-# Optimiser and learning rate were chosen by the validation runs (tables.pilot_table shows them). CIFAR-10 has
-# no recipe yet: it needs validation runs of its own first.
+# Optimiser and learning rate were chosen by the validation runs (tables.pilot_table shows them).
 RECIPES = {
     "mnist": {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
+    "cifar10": {"epochs": 20, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
 }
+# The models that Tables 4 and 5 add techniques to.
+TECHNIQUE_MODELS = {"mnist": "1.5k-dw", "cifar10": "143k-dw"}
 
 
 def current_profile(name: str | None = None) -> Profile:
@@ -95,56 +108,73 @@ def current_profile(name: str | None = None) -> Profile:
     return PROFILES[name]
 
 
-def table_run(model: str, seed: int = 0) -> RunConfig:
-    """A run of the paper's tables: the dataset's recipe for one model and seed. ValueError without a recipe."""
-    if dataset_of(model) not in RECIPES:
-        raise ValueError(f"{model} has no recipe: there is one for {', '.join(RECIPES)}, none for {dataset_of(model)}")
-    return RunConfig(model=model, seed=seed, **RECIPES[dataset_of(model)])
+def table_run(model: str, seed: int = 0, techniques: Iterable[str] = ()) -> RunConfig:
+    """A run of the paper's tables: the dataset's recipe for one model and seed, plus techniques in any order."""
+    return RunConfig(model=model, seed=seed, techniques=in_order(techniques), **RECIPES[dataset_of(model)])
 
 
-def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | None = None) -> RunConfig:
+def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | None = None,
+             techniques: Iterable[str] = ()) -> RunConfig:
     """A run small enough to watch: the same recipe on fewer images and epochs.
 
     At most the profile's images (or as many as the dataset has) and at most the profile's epochs. With the
     full profile it is the run of the table itself.
     """
+    whole = table_run(model, techniques=techniques)
     if profile.name == "full":
-        return table_run(model)
-    return replace(table_run(model), profile=profile.name,
+        return whole
+    return replace(whole, profile=profile.name,
                    epochs=min(epochs or profile.live_epochs, profile.live_epochs),
                    train_images=min(profile.train_images, len(dataset.train)),
                    test_images=min(profile.test_images, len(dataset.test)))
 
 
-def pilot_runs() -> list[RunConfig]:
-    """The validation runs that the MNIST recipe's optimiser and learning rate were chosen by.
+def pilot_runs(dataset: str) -> list[RunConfig]:
+    """The validation runs that a dataset's optimiser and learning rate were chosen by.
 
-    Eight choices for half of the recipe's epochs, then the two best of them for all.
+    Several choices for a part of the recipe's epochs, then the best of them for all.
     """
-    wide = [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
-            ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]
-    narrow = [("sgd", 0.1), ("sgd", 0.3)]
+    stages = {
+        "mnist": [(("25k", "1.5k-dw"), 6, [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
+                                           ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]),
+                  (("25k", "1.5k-dw"), 12, [("sgd", 0.1), ("sgd", 0.3)])],
+        "cifar10": [(("143k-dw",), 5, [("sgd", 0.03), ("sgd", 0.1), ("adam", 0.001), ("adam", 0.003)])],
+    }
     return [
         replace(table_run(model), optimizer=optimizer, learning_rate=learning_rate, epochs=epochs,
                 train_images=None, evaluate_on="validation")
-        for choices, epochs in ((wide, 6), (narrow, 12))
-        for model in ("25k", "1.5k-dw") for optimizer, learning_rate in choices
+        for models, epochs, choices in stages[dataset]
+        for model in models for optimizer, learning_rate in choices
     ]
 
 
-def select(selection: str, seeds: list[int]) -> list[RunConfig]:
-    """The runs that a selection names, each seed of one model before the next seed.
+def select(selections: list[str], seeds: list[int]) -> list[RunConfig]:
+    """The runs that selections name, without repeats, each seed of every row before the next seed.
 
-    selection: "mnist" (the six models of Table 3), one model such as "1.5k-dw", or "pilot".
-    Raises ValueError, listing the selections, for anything else.
+    A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", a model such as
+    "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", or "pilot-mnist", "pilot-cifar10"
+    (the validation runs, which have a seed of their own). Raises ValueError for anything else.
     """
-    if selection == "pilot":
-        return pilot_runs()
-    if selection == "mnist":
-        models = list(MODELS["mnist"])
-    elif any(selection in MODELS[dataset] for dataset in RECIPES):
-        models = [selection]
-    else:
-        known = ", ".join(["mnist", "pilot", *(name for dataset in RECIPES for name in MODELS[dataset])])
-        raise ValueError(f"unknown selection {selection!r}; use one of {known}")
-    return [table_run(model, seed) for seed in seeds for model in models]
+    rows: list[RunConfig] = []
+    for selection in selections:
+        model, _, techniques = selection.partition("/")
+        if selection in MODELS:
+            rows += [table_run(model) for model in MODELS[selection]]
+        elif selection == "table-4":
+            rows += [table_run(TECHNIQUE_MODELS[dataset], techniques=row)
+                     for row, accuracies in TABLE_4.items() for dataset in accuracies
+                     if accuracies[dataset] is not None]
+        elif selection == "table-5":
+            rows += [table_run(TECHNIQUE_MODELS["cifar10"], techniques=row) for row in TABLE_5]
+        elif selection.removeprefix("pilot-") in MODELS:
+            rows += pilot_runs(selection.removeprefix("pilot-"))
+        elif any(model in models for models in MODELS.values()):
+            rows.append(table_run(model, techniques=techniques.split("+") if techniques else ()))
+        else:
+            known = ", ".join([*MODELS, "table-4", "table-5", *(f"pilot-{name}" for name in MODELS),
+                               *(name for models in MODELS.values() for name in models)])
+            raise ValueError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
+                             "as 143k-dw/cutout+mixup")
+    table_rows = [row for row in rows if row.evaluate_on == "test"]
+    pilots = [row for row in rows if row.evaluate_on == "validation"]
+    return list(dict.fromkeys(pilots + [replace(row, seed=seed) for seed in seeds for row in table_rows]))

@@ -17,7 +17,7 @@ from torch import nn
 
 from .data import DataError, ImageDataset, cache_dir, load_images
 from .models import build_model
-from .recipes import RECIPE_VERSION, RunConfig
+from .recipes import RECIPE_VERSION, RunConfig, config_from
 from .training import SCHEMA_VERSION, RunRecord, contiguous_state, train
 
 WRITING = ".writing-"  # begins the names of folders that are not whole yet
@@ -51,7 +51,7 @@ def record_from_json(text: str) -> RunRecord:
         fields = json.loads(text)
         if fields["schema_version"] != SCHEMA_VERSION:
             raise RecordError(f"schema_version is {fields['schema_version']}, this code reads {SCHEMA_VERSION}")
-        fields["config"] = RunConfig(**fields["config"])
+        fields["config"] = config_from(fields["config"])
         fields.update(fields.pop(fields["config"].evaluate_on))
         pairs = (pair.split(":") for pair in fields["misclassified"].split())
         fields["misclassified"] = {int(index): int(taken) for index, taken in pairs}

@@ -10,6 +10,8 @@ from ..records import RecordError
 EXAMPLES = """examples:
   python -m effcnn_helpers sweep mnist --seeds 0 1 2 --jobs 2 --threads 1 --minutes 150
       train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
+  python -m effcnn_helpers sweep cifar10 143k-dw/blurpool
+      the CIFAR-10 half of Table 3 and one row of Table 4
   python -m effcnn_helpers verify --quick
       re-measure the recorded runs of seed 0 on the first 1,000 test images
   python -m effcnn_helpers results --format markdown
@@ -27,8 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     sweep = commands.add_parser("sweep", help="train the runs that are not recorded yet")
-    sweep.add_argument("selection", nargs="?", default="mnist",
-                       help='"mnist" (Table 3), a model such as 1.5k-dw, or "pilot" (default: %(default)s)')
+    sweep.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
+                       help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, one with techniques "
+                       "such as 143k-dw/cutout+mixup, pilot-mnist, pilot-cifar10 (default: mnist)")
     sweep.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     sweep.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")

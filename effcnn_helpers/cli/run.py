@@ -31,7 +31,8 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
     """
     notebooks = find_notebooks(Path("notebooks"), numbers)
     if in_place:
-        notebooks += find_notebooks(Path("notebooks/solutions"), numbers)
+        solutions = [path.parent / "solutions" / f"{path.stem}_solutions.ipynb" for path in notebooks]
+        notebooks += [path for path in solutions if path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in notebooks:

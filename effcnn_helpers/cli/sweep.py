@@ -33,10 +33,10 @@ class Running:
     seconds_left: float
 
 
-def sweep(selection: str, seeds: list[int], jobs: int, threads: int, profile: str, minutes: float | None,
+def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str, minutes: float | None,
           out: Path | None) -> int:
     """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
-    configs = [shrink(config, profile) for config in select(selection, seeds)]
+    configs = [shrink(config, profile) for config in select(selections, seeds)]
     root = out or (recorded_dir() if profile == "full" else Path("build/smoke-runs"))
     waiting = [config for config in configs if not (root / config.name).exists()]
     print(f"{len(configs)} runs selected, {len(configs) - len(waiting)} of them recorded in {root}", flush=True)

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..recipes import RunConfig
+from ..recipes import RunConfig, config_from
 from ..records import RunBusyError, train_or_load
 
 BUSY = 75
@@ -24,4 +24,4 @@ def work(config: RunConfig, root: Path, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(work(RunConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])))
+    raise SystemExit(work(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])))
