@@ -1,10 +1,16 @@
 """What Composer's Trainer calls while it trains. Imports Composer: `training` loads it when a run starts."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
+import torch
 from composer import Callback
+from composer.algorithms.sam import SAMOptimizer
+from torch import nn
+from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from .data import BatchLoader
@@ -89,3 +95,73 @@ class ProgressBar(Callback):
     def close(self, state, logger):
         if hasattr(self, "bar"):
             self.bar.close()
+
+
+class FreshStatistics(Callback):
+    """After the last epoch, measures BatchNorm's running statistics anew over the training images.
+
+    Averaged weights have never seen an image, and Composer's SWA leaves them with the statistics of the
+    last weights that have. Comes before the evaluation and the checkpoint of that epoch.
+    """
+
+    def __init__(self, loader: BatchLoader):
+        self.loader = loader
+
+    def epoch_end(self, state, logger):
+        if state.timestamp.epoch == state.max_duration:
+            network = state.model.module
+            update_bn(self.loader, network, device=next(network.parameters()).device)
+
+
+class SharpnessAware(SAMOptimizer):
+    """Composer's SAM optimizer around another one, with three repairs.
+
+    A SAM step passes its batch through the network twice, at the weights and at the worst point near
+    them. Here the second pass
+    - leaves BatchNorm's running statistics alone, which belong to the weights themselves;
+    - draws the same random numbers as the first, so that Mixup blends the same images.
+    And the state of the inner optimizer (its momentum) is part of a checkpoint.
+    """
+
+    def __init__(self, base_optimizer: torch.optim.Optimizer, network: nn.Module, rho: float):
+        # The inner defaults are what a OneCycleLR looks for.
+        super().__init__(base_optimizer, rho=rho, **base_optimizer.defaults)
+        self.network = network
+
+    def step(self, closure=None):
+        if closure is None:  # how a checkpoint's loading fills an empty state
+            return self.base_optimizer.step()
+        first_pass = None
+
+        def same_batch(**options):
+            nonlocal first_pass
+            if first_pass is None:
+                first_pass = torch.get_rng_state(), np.random.get_state()
+                return closure(**options)
+            torch.set_rng_state(first_pass[0])
+            np.random.set_state(first_pass[1])
+            with running_statistics_kept(self.network):
+                return closure(**options)
+
+        return super().step(same_batch)
+
+    def state_dict(self):
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict):
+        self.base_optimizer.load_state_dict(state_dict)
+        self.param_groups = self.base_optimizer.param_groups
+
+
+@contextlib.contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """BatchNorm normalises by the batch as ever, but its running statistics stay as they are."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

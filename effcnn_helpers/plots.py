@@ -10,13 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .data import Images
-from .paper import TABLE_3
-from .recipes import Profile
+from .paper import TABLE_3, TABLE_4, TABLE_5
+from .recipes import Profile, RunConfig
+from .techniques import TECHNIQUES, labels_of
 from .training import RunRecord
 
 # A model keeps its colour through the whole series (seaborn's colour-blind-safe palette); models with
 # depthwise convolutions are dashed.
 MODEL_COLORS = dict(zip((row.model for row in TABLE_3), sns.color_palette("colorblind", len(TABLE_3)), strict=True))
+# A technique, too; the baseline beside techniques is grey, and so, darker, are combinations.
+TECHNIQUE_COLORS = dict(zip(TECHNIQUES, sns.color_palette("colorblind", len(TECHNIQUES)), strict=True))
 KIND_COLORS = dict(zip(
     ("3x3 convolution", "depthwise convolution", "1x1 convolution", "BatchNorm2d", "Linear"),
     sns.color_palette("colorblind", 5), strict=True))
@@ -67,39 +70,98 @@ def plot_layer_costs(costs: pd.DataFrame, axes: tuple[Axes, Axes]) -> tuple[Axes
     return axes
 
 
+def name_of(config: RunConfig) -> str:
+    """A run's name in a legend: "1.5K-DW", "1.5K-DW, BlurPool"."""
+    return ", ".join([label_of(config.model), *([labels_of(config.techniques)] if config.techniques else [])])
+
+
+def style_of(config: RunConfig, beside_techniques: bool) -> dict:
+    """Colour and line of a run: by its technique where techniques are compared, else by its model."""
+    if not beside_techniques:
+        return {"color": MODEL_COLORS[config.model], "linestyle": "--" if config.model.endswith("dw") else "-"}
+    if len(config.techniques) == 1:
+        return {"color": TECHNIQUE_COLORS[config.techniques[0]], "linestyle": "-"}
+    return {"color": "0.2" if config.techniques else "0.55", "linestyle": "-"}
+
+
+def papers_accuracy(config: RunConfig) -> float | None:
+    """What the paper reports for a run's row, in percent; None where it reports nothing."""
+    if not config.techniques:
+        return next(row.accuracy_percent for row in TABLE_3 if row.model == config.model)
+    found = TABLE_4.get(config.techniques, {}).get(config.dataset)
+    return found if found is not None else TABLE_5.get(config.techniques)
+
+
 def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
-    """Test accuracy by epoch: mean and range over the seeds of each model, the paper's value dotted."""
-    rows = [{"model": run.config.model, "epoch": epoch, "accuracy": row["test_accuracy_percent"]}
-            for run in runs for epoch, row in enumerate(run.epochs, start=1)]
-    curves = pd.DataFrame(rows, columns=["model", "epoch", "accuracy"])
-    for model, curve in curves.groupby("model", sort=False):
-        seeds = sum(run.config.model == model for run in runs)
-        label = f"{label_of(model)}, {seeds} seed{'s' if seeds > 1 else ''}"
-        sns.lineplot(curve, x="epoch", y="accuracy", errorbar=("pi", 100), ax=ax, label=label, marker="o", markersize=4,
-                     color=MODEL_COLORS[model], linestyle="--" if model.endswith("dw") else "-")
-        if paper:
-            value = next(row.accuracy_percent for row in TABLE_3 if row.model == model)
-            ax.axhline(value, color=MODEL_COLORS[model], linestyle=":", label=f"paper: {value:.2f} %")
+    """Test accuracy by epoch: mean and range over the seeds of each row, the paper's value dotted."""
+    beside = any(run.config.techniques for run in runs)
+    rows: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        rows.setdefault(name_of(run.config), []).append(run)
+    for name, of_row in rows.items():
+        curve = pd.DataFrame([{"epoch": epoch, "accuracy": row["test_accuracy_percent"]}
+                              for run in of_row for epoch, row in enumerate(run.epochs, start=1)])
+        style = style_of(of_row[0].config, beside)
+        label = f"{name}, {len(of_row)} seed{'s' if len(of_row) > 1 else ''}"
+        sns.lineplot(curve, x="epoch", y="accuracy", errorbar=("pi", 100), ax=ax, label=label, marker="o",
+                     markersize=4, **style)
+        value = papers_accuracy(of_row[0].config)
+        if paper and value is not None:
+            ax.axhline(value, color=style["color"], linestyle=":", label=f"paper: {value:.2f} %")
     ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", title="Test accuracy after each epoch")
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    if len(curves):
+    if runs:
         ax.legend(fontsize=9, loc="lower right")
     return ax
 
 
 def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
     """Training and test loss by epoch of each run given, on a logarithmic axis."""
+    beside = any(run.config.techniques for run in runs)
     for run in runs:
-        color = MODEL_COLORS[run.config.model]
         epochs = range(1, len(run.epochs) + 1)
         for kind, style in (("train", "-"), ("test", ":")):
-            ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, color=color, marker="o", markersize=4,
-                    label=f"{label_of(run.config.model)}, {kind}")
+            ax.plot(epochs, [row[f"{kind}_loss"] for row in run.epochs], style, marker="o", markersize=4,
+                    color=style_of(run.config, beside)["color"], label=f"{name_of(run.config)}, {kind}")
     ax.set(xlabel="Epoch", ylabel="Cross-entropy loss", title="Training and test loss", yscale="log")
     label_log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if runs:
         ax.legend(fontsize=9)
+    return ax
+
+
+def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
+    """What each technique adds to the baseline: the paper's gain, and ours ± two standard errors.
+
+    table: as from tables.table_4 or table_5.
+    """
+    rows = table[[bool(row) for row in table["techniques"]]].reset_index(drop=True)
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.plot(rows["paper_gain"], rows.index, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
+    label = "ours ± 2 standard errors"
+    for place, row in rows.iterrows():
+        if row["gain"] is not None:
+            color = TECHNIQUE_COLORS[row["techniques"][0]] if len(row["techniques"]) == 1 else "0.2"
+            ax.errorbar(row["gain"].points, place, xerr=2 * row["gain"].standard_error, fmt="o", color=color,
+                        capsize=4, label=label)
+            label = None  # one entry in the legend
+    ax.set(yticks=rows.index, yticklabels=[labels_of(row) for row in rows["techniques"]],
+           xlabel="Accuracy over the baseline (points)", ylabel="", title="What each technique adds")
+    ax.invert_yaxis()
+    ax.legend(fontsize=9)
+    return ax
+
+
+def plot_times(summary: pd.DataFrame, ax: Axes, title: str) -> Axes:
+    """Horizontal bars: median milliseconds with quartiles; `summary` as from latency.ratios."""
+    ax.barh(summary.index, summary["ms"], color=sns.color_palette("colorblind")[0],
+            xerr=[summary["ms"] - summary["lower"], summary["upper"] - summary["ms"]], capsize=4)
+    for place, (ms, upper, ratio) in enumerate(zip(summary["ms"], summary["upper"], summary["ratio"], strict=True)):
+        ax.text(max(ms, upper), place, f"  {ms:.1f} ms, ×{ratio:.2f}", va="center", fontsize=9)
+    ax.set(xlabel="Milliseconds (median, quartiles)", title=title, xlim=(0, 1.45 * summary["upper"].max()))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
     return ax
 
 

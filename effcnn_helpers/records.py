@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +16,9 @@ import safetensors.torch
 from torch import nn
 
 from .data import DataError, ImageDataset, cache_dir, load_images
-from .models import build_model
 from .recipes import RECIPE_VERSION, RunConfig, config_from
-from .training import SCHEMA_VERSION, RunRecord, contiguous_state, train
+from .techniques import in_order
+from .training import SCHEMA_VERSION, RunRecord, build_network, contiguous_state, train
 
 WRITING = ".writing-"  # begins the names of folders that are not whole yet
 
@@ -100,7 +100,7 @@ def read_run(folder: Path) -> RunRecord:
 def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
     """The trained network of a recorded run, in evaluation mode. Raises RecordError for damaged weights."""
     path = (root or recorded_dir()) / record.config.name / "weights.safetensors"
-    network = build_model(record.config.model)
+    network = build_network(record.config)
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -120,10 +120,11 @@ def all_runs(root: Path | None = None) -> Iterator[RunRecord]:
         yield record
 
 
-def table_runs(model: str, root: Path | None = None) -> list[RunRecord]:
-    """The recorded runs of a model by the current recipe, seed by seed; an empty list when there are none."""
+def table_runs(model: str, techniques: Iterable[str] = (), root: Path | None = None) -> list[RunRecord]:
+    """The recorded runs of a model with these techniques by the current recipe, seed by seed; empty without any."""
     return [run for run in all_runs(root)
-            if run.config.model == model and run.config.evaluate_on == "test"
+            if run.config.model == model and run.config.techniques == in_order(techniques)
+            and run.config.evaluate_on == "test"
             and run.config.profile == "full" and run.recipe_version == RECIPE_VERSION[run.config.dataset]]
 
 

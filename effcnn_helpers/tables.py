@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from .paper import TABLE_3, TEST_IMAGES
+from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES
+from .recipes import TECHNIQUE_MODELS
 from .records import all_runs, table_runs
+from .techniques import labels_of
 from .training import RunRecord
+
+PAPER_GAIN = "paper's gain"
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     (1 KB = 1,000 bytes; safetensors).
     """
     rows = [row for row in TABLE_3 if row.dataset == dataset]
-    runs = {row.model: table_runs(row.model, root) for row in rows}
+    runs = {row.model: table_runs(row.model, root=root) for row in rows}
     ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
     spread = pooled_sd_percent(list(ours.values()))
     return pd.DataFrame([{
@@ -97,20 +101,105 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     } for row in rows])
 
 
-def pilot_table(root: Path | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Gain:
+    """What a technique adds to the baseline's accuracy, in percentage points, and the standard error of that."""
+
+    points: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} ± {self.standard_error:.2f}"
+
+    @property
+    def effect(self) -> str:
+        """"gain" or "loss" beyond two standard errors, else "within noise"."""
+        if abs(self.points) <= 2 * self.standard_error:
+            return "within noise"
+        return "gain" if self.points > 0 else "loss"
+
+
+def gain_over(runs: list[RunRecord], baseline: list[RunRecord], table_sd_percent: float = 0.0) -> Gain | None:
+    """The mean difference of runs and the baseline's runs of the same seeds; None without a common seed.
+
+    Its standard error joins that of the test images (paired, see `paired_difference`; more seeds see the
+    same images, so they do not lower it) with the spread between seeds, as far as it is known.
+    """
+    by_seed = {run.config.seed: run for run in baseline}
+    pairs = [paired_difference(run, by_seed[run.config.seed]) for run in runs if run.config.seed in by_seed]
+    if not pairs:
+        return None
+    points, errors = (statistics.mean(column) for column in zip(*pairs, strict=True))
+    return Gain(points, math.sqrt(errors**2 + 2 * table_sd_percent**2 / len(pairs)))
+
+
+def table_4(dataset: str, root: Path | None = None) -> pd.DataFrame:
+    """Table 4 of the paper for one dataset: each technique on the smallest depthwise model.
+
+    Columns: techniques (tuple), parameters (as trained; None without a run), paper (percent), ours (Summary
+    or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None).
+    """
+    return _technique_table(dataset, {row: by_dataset[dataset] for row, by_dataset in TABLE_4.items()}, root)
+
+
+def table_5(root: Path | None = None) -> pd.DataFrame:
+    """Table 5 of the paper, combinations on CIFAR-10; the baseline first, then columns and rows as in `table_4`."""
+    return _technique_table("cifar10", {(): TABLE_4[()]["cifar10"], **TABLE_5}, root)
+
+
+def _technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], root: Path | None) -> pd.DataFrame:
+    paper = {row: percent for row, percent in paper.items() if percent is not None}
+    runs = {row: table_runs(TECHNIQUE_MODELS[dataset], row, root) for row in paper}
+    ours = {row: summarise([run.accuracy_percent for run in of_row]) for row, of_row in runs.items()}
+    spread = pooled_sd_percent(list(ours.values()))
+    return pd.DataFrame([{
+        "techniques": row, "parameters": runs[row][0].parameters if runs[row] else None,
+        "paper": percent, "ours": ours[row], "verdict": verdict(percent, ours[row], spread),
+        "paper_gain": percent - paper[()], "gain": gain_over(runs[row], runs[()], spread) if row else None,
+    } for row, percent in paper.items()])
+
+
+def compare_technique(techniques: tuple[str, ...], root: Path | None = None) -> pd.DataFrame:
+    """Baseline and one row of Table 4 on both datasets, worded for a notebook."""
+    parts = []
+    for dataset, model in TECHNIQUE_MODELS.items():
+        table = table_4(dataset, root)
+        label = next(row.label for row in TABLE_3 if row.model == model)
+        parts.append(worded_techniques(table[table["techniques"].isin([(), techniques])]).assign(model=label))
+    return pd.concat(parts).reset_index().set_index(["model", "technique"])
+
+
+def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table_4` or `table_5` with every cell as text, ready to be shown."""
+    return pd.DataFrame({
+        "technique": [labels_of(row) for row in table["techniques"]],
+        "parameters": ["" if pd.isna(count) else f"{count:,.0f}" for count in table["parameters"]],
+        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
+        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
+        "verdict": table["verdict"].to_list(),
+        PAPER_GAIN: [f"{points:+.2f}" if row else "" for row, points in
+                         zip(table["techniques"], table["paper_gain"], strict=True)],
+        "our gain": ["" if gain is None else str(gain) for gain in table["gain"]],
+        "effect": ["" if gain is None else gain.effect for gain in table["gain"]],
+    }).set_index("technique")
+
+
+def pilot_table(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """The validation runs behind a recipe: mean validation accuracy (%) of their last three epochs, best first.
 
-    One row per number of epochs, optimiser and learning rate, one column per model, and their mean.
+    One row per techniques, number of epochs, optimiser and learning rate, one column per model, and their mean.
     """
-    rows = [{"epochs": run.config.epochs, "optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
+    rows = [{"techniques": labels_of(run.config.techniques), "epochs": run.config.epochs,
+             "optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
              "model": run.config.model, "accuracy": statistics.mean(
                  row["test_accuracy_percent"] for row in run.epochs[-3:])}
-            for run in all_runs(root) if run.config.evaluate_on == "validation"]
-    keys = ["epochs", "optimizer", "learning rate"]
+            for run in all_runs(root)
+            if run.config.evaluate_on == "validation" and run.config.dataset == dataset]
+    keys = ["techniques", "epochs", "optimizer", "learning rate"]
     table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
         index=keys, columns="model", values="accuracy")
     table = table.assign(mean=table.mean(axis=1))
-    return table.sort_values(["epochs", "mean"], ascending=False).round(2)
+    return table.sort_values(["techniques", "epochs", "mean"], ascending=[True, False, False]).round(2)
 
 
 def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
@@ -126,6 +215,16 @@ def in_one_line(models: list[str], root: Path | None = None) -> str:
     """Our accuracies beside the paper's and the verdicts, for a notebook's headline."""
     return "; ".join(f"{model}: ours {row['ours (%)']}, paper {row['paper (%)']}, {row['verdict']}"
                      for model, row in compare_with_paper(models, root).iterrows())
+
+
+def techniques_in_one_line(techniques: tuple[str, ...], root: Path | None = None) -> str:
+    """Our gain beside the paper's on both datasets, for a notebook's headline."""
+    table = compare_technique(techniques, root)
+    rows = table[table.index.get_level_values("technique") == labels_of(techniques)]
+    return "; ".join(
+        f"{model}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
+        f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}"
+        for (model, _), row in rows.iterrows())
 
 
 def worded(table: pd.DataFrame) -> pd.DataFrame:

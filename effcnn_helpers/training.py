@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import subprocess
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from . import techniques
 from .data import BatchLoader, DataError, ImageDataset, Images
-from .models import build_model, count_parameters
+from .models import IMAGE_SHAPES, build_model, count_parameters
 from .recipes import RECIPE_VERSION, RunConfig
 
 SCHEMA_VERSION = 1
@@ -83,7 +85,7 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     from composer.optim import ConstantScheduler
     from torchmetrics import MetricCollection
 
-    from .callbacks import History, ProgressBar
+    from .callbacks import FreshStatistics, History, ProgressBar
 
     tune_allocator()
     if threads is not None:
@@ -93,10 +95,12 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
 
     # Composer's own seeding comes after the model is built, too late for the initial weights.
     composer.utils.reproducibility.seed_all(config.seed)
-    network = build_model(config.model).to(memory_format=torch.channels_last)
+    network = build_network(config).to(memory_format=torch.channels_last)
     loader = BatchLoader(train_images, config.dataset, config.batch_size, shuffle=True, seed=config.seed)
     history = History(loader, on_epoch)
     callbacks = [history]
+    if "swa" in config.techniques:
+        callbacks.append(FreshStatistics(BatchLoader(train_images, config.dataset, EVAL_BATCH)))
     if progress is None:
         progress = os.environ.get("EFFCNN_PROGRESS", "1") != "0"
     if progress:
@@ -106,13 +110,18 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
         network, num_classes=10,
         train_metrics=MetricCollection([]),  # accuracy on training batches costs time; nothing here shows it
     )
+    optimizer = make_optimizer(config, network)
+    one_cycle = "one_cycle_lr" in config.techniques
     trainer = composer.Trainer(
         model=model,
         train_dataloader=composer.core.DataSpec(loader, split_batch=whole_batch),
         eval_dataloader=composer.core.DataSpec(
             BatchLoader(test_images, config.dataset, EVAL_BATCH), split_batch=whole_batch),
-        optimizers=make_optimizer(config, network),
-        schedulers=ConstantScheduler(),
+        optimizers=optimizer,
+        schedulers=(techniques.one_cycle(optimizer, config.learning_rate, config.epochs * len(loader)) if one_cycle
+                    else ConstantScheduler()),
+        step_schedulers_every_batch=True,  # left to itself, Composer steps torch's schedulers once an epoch
+        algorithms=techniques.make_algorithms(config.techniques, IMAGE_SHAPES[config.dataset][-1]),
         max_duration=f"{config.epochs}ep",
         callbacks=callbacks,
         seed=config.seed,
@@ -132,7 +141,10 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     try:
         # A run killed after its last checkpoint has nothing left to train.
         if trainer.state.timestamp.epoch.value < config.epochs:
-            trainer.fit()
+            with warnings.catch_warnings():
+                # Blended labels sum to 1 but for rounding.
+                warnings.filterwarnings("ignore", "Some targets have less than 1 total probability")
+                trainer.fit()
     finally:
         trainer.close()
 
@@ -160,16 +172,27 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     return record, network
 
 
+def build_network(config: RunConfig) -> nn.Module:
+    """A fresh network of a configuration, with the techniques that change it; weights from torch's global generator."""
+    return techniques.add_to_network(build_model(config.model), config.techniques, config.dataset)
+
+
 def whole_batch(batch, microbatch_size) -> list:
     """For Composer's DataSpec: keep batches whole (it would warn at each last, smaller one of an epoch)."""
     return [batch]
 
 
 def make_optimizer(config: RunConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or Adam; the configuration's learning rate, no weight decay."""
+    """SGD with momentum 0.9, or Adam; the configuration's learning rate, no weight decay; inside SAM if so asked."""
     if config.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
-    return torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+        optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
+    else:
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    if "sam" in config.techniques:
+        from .callbacks import SharpnessAware
+
+        return SharpnessAware(optimizer, network, rho=techniques.SAM_RHO)
+    return optimizer
 
 
 def last_whole_checkpoint(folder: Path | None) -> Path | None:

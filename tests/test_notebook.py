@@ -1,4 +1,4 @@
-"""What the notebooks share: their start, the checks of exercises, the headline; and the install beside another torch."""
+"""What the notebooks share: start, checks of exercises, headline; and the install beside another torch."""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import re
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -6,10 +8,12 @@ import pytest
 
 from effcnn_helpers.models import MODELS
 from effcnn_helpers.recipes import (
+    PILOT_STAGES,
     PROFILES,
     RECIPE_VERSION,
     RECIPES,
     RunConfig,
+    config_from,
     current_profile,
     live_run,
     pilot_runs,
@@ -55,9 +59,11 @@ def test_config_takes_the_smallest_values_that_work(field, value):
 
 
 def test_config_is_plain_frozen_data():
-    config = table_run("7k-dw", seed=2)
-    assert RunConfig(**asdict(config)) == config
-    assert len({config, table_run("7k-dw", seed=2), table_run("7k-dw", seed=1)}) == 2
+    config = table_run("7k-dw", seed=2, techniques=["swa", "cutout"])
+    assert config.techniques == ("cutout", "swa")
+    assert config_from(json.loads(json.dumps(asdict(config)))) == config
+    assert config_from({"model": "7k"}) == RunConfig("7k"), "records from before there were techniques"
+    assert len({config, table_run("7k-dw", 2, ("cutout", "swa")), table_run("7k-dw", seed=2)}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 3
 
@@ -67,6 +73,8 @@ def test_name_is_the_folder_that_the_design_gives(model):
     dataset = next(dataset for dataset, models in MODELS.items() if model in models)
     assert RunConfig(model, seed=3).dataset == dataset
     assert RunConfig(model, seed=3).name == f"{dataset}/{model}/baseline/seed3"
+    both = RunConfig(model, techniques=("cutout", "mixup"))
+    assert both.name == f"{dataset}/{model}/cutout+mixup/seed0"
 
 
 def test_name_of_a_validation_run_says_what_it_tries():
@@ -84,28 +92,23 @@ def test_one_recipe_serves_every_model_of_a_table(dataset):
     assert RECIPE_VERSION[dataset] >= 1
 
 
-def test_model_without_a_recipe_has_no_run_in_a_table(monkeypatch):
-    monkeypatch.delitem(RECIPES, "mnist")
-    with pytest.raises(ValueError, match="7k.*recipe.*mnist"):
-        table_run("7k")
-    with pytest.raises(ValueError, match="unknown selection '7k'"):
-        select("7k", [0])
-
-
-def test_pilot_runs_never_look_at_the_test_images():
-    runs = pilot_runs()
-    assert {run.evaluate_on for run in runs} == {"validation"}
+@pytest.mark.parametrize("dataset", RECIPES)
+def test_pilot_runs_never_look_at_the_test_images(dataset):
+    runs = pilot_runs(dataset)
+    assert {run.evaluate_on for run in runs} == {"validation"} and {run.dataset for run in runs} == {dataset}
     assert all(run.name.startswith("validation/") and run.train_images is None for run in runs)
     assert len({run.name for run in runs}) == len(runs)
 
 
-def test_pilot_tries_the_same_choices_on_each_model_and_the_recipe_is_one_of_them():
-    tried = {}
-    for run in pilot_runs():
-        tried.setdefault(run.model, set()).add((run.optimizer, run.learning_rate, run.epochs))
-    assert len(tried) > 1 and len(set(map(frozenset, tried.values()))) == 1
-    recipe = RECIPES["mnist"]
-    assert (recipe["optimizer"], recipe["learning_rate"], recipe["epochs"]) in next(iter(tried.values()))
+@pytest.mark.parametrize("dataset", RECIPES)
+def test_pilot_tries_the_same_choices_on_each_row_and_the_recipe_is_one_of_them(dataset):
+    recipe = RECIPES[dataset]
+    chosen = recipe["optimizer"], recipe["learning_rate"]
+    for _, epochs, choices in PILOT_STAGES[dataset]:
+        assert chosen in choices and len(set(choices)) == len(choices)
+        tried = [(run.optimizer, run.learning_rate) for run in pilot_runs(dataset) if run.epochs == epochs]
+        assert set(tried) == set(choices)
+    assert epochs == recipe["epochs"], "the last stage is as long as the recipe"
 
 
 def test_profile_comes_from_the_argument_then_the_environment_then_live(monkeypatch):
@@ -123,6 +126,12 @@ def test_unknown_profile_is_refused(where, monkeypatch):
         monkeypatch.setenv("EFFCNN_PROFILE", "turbo")
     with pytest.raises(ValueError, match="unknown profile 'turbo'; use one of smoke, live, full.*EFFCNN_PROFILE"):
         current_profile("turbo" if where == "argument" else None)
+
+
+def test_live_run_takes_techniques():
+    images = of_size(60_000, 10_000)
+    run = live_run("1.5k-dw", PROFILES["live"], images, techniques=("mixup", "cutout"))
+    assert run == replace(live_run("1.5k-dw", PROFILES["live"], images), techniques=("cutout", "mixup"))
 
 
 def of_size(train: int, test: int) -> SimpleNamespace:
@@ -157,17 +166,33 @@ def test_live_run_of_the_full_profile_is_the_recorded_recipe(model):
 
 
 def test_select_takes_each_seed_of_every_model_before_the_next_seed():
-    runs = select("mnist", [0, 2])
+    runs = select(["mnist"], [0, 2])
     assert [(run.seed, run.model) for run in runs] == [(seed, model) for seed in (0, 2) for model in MODELS["mnist"]]
     assert all(run == table_run(run.model, run.seed) for run in runs)
 
 
 @pytest.mark.parametrize("model", WITH_RECIPE)
 def test_select_takes_one_model(model):
-    assert select(model, [1]) == [table_run(model, 1)]
+    assert select([model], [1]) == [table_run(model, 1)]
 
 
-def test_select_takes_the_pilot_and_refuses_the_rest():
-    assert select("pilot", [0]) == pilot_runs()
-    with pytest.raises(ValueError, match="unknown selection 'imagenet'; use one of mnist, pilot, 25k.*1.5k-dw"):
-        select("imagenet", [0])
+def test_select_takes_rows_with_techniques_and_the_papers_tables():
+    assert select(["143k-dw/mixup+cutout"], [2]) == [table_run("143k-dw", 2, ("cutout", "mixup"))]
+    table_4 = select(["table-4"], [0])
+    assert len(table_4) == 19 and {run.model for run in table_4} == {"1.5k-dw", "143k-dw"}
+    assert len(select(["table-5"], [0])) == 6
+    assert len(select(["mnist", "cifar10", "table-4", "table-5"], [0])) == 31, "the paper's accuracy rows, each once"
+
+
+@pytest.mark.parametrize("dataset", RECIPES)
+def test_select_takes_the_pilot_whatever_the_seeds(dataset):
+    assert select([f"pilot-{dataset}"], [0, 1]) == pilot_runs(dataset)
+
+
+@pytest.mark.parametrize("selection", ["imagenet", "pilot", "7k+mixup", ""])
+def test_select_refuses_the_rest_and_lists_what_there_is(selection):
+    with pytest.raises(ValueError, match=f"unknown selection '{re.escape(selection)}'; use some of mnist, cifar10, "
+                                         "table-4, table-5, pilot-mnist, pilot-cifar10, 25k.*143k-dw/cutout"):
+        select([selection], [0])
+    with pytest.raises(ValueError, match="unknown technique 'dropout'"):
+        select(["7k/dropout"], [0])

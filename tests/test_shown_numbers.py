@@ -62,4 +62,4 @@ def test_the_table_of_validation_runs_shows_the_recorded_accuracies():
     html = next(output.data["text/html"] for output in outputs(SERIES[0])
                 if "learning rate" in output.get("data", {}).get("text/html", ""))
     shown = [row[-1] for row in html_rows(html)[2:]]
-    assert [float(mean) for mean in shown] == pilot_table()["mean"].to_list(), "make refresh"
+    assert [float(mean) for mean in shown] == pilot_table("mnist")["mean"].to_list(), "make refresh"

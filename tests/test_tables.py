@@ -97,7 +97,7 @@ def test_verdict_would_not_tell_the_papers_own_combinations_apart():
     close = [percent for percent in TABLE_5.values() if 86 < percent < 86.5]
     assert len(close) == 4
     assert {verdict(one, Summary(1, other, None)) for one in close for other in close} == {"reproduced"}
-    assert verdict(TABLE_4[("baseline",)]["cifar10"], Summary(1, TABLE_4[("mixup",)]["cifar10"], None)) == "exceeded"
+    assert verdict(TABLE_4[()]["cifar10"], Summary(1, TABLE_4[("mixup",)]["cifar10"], None)) == "exceeded"
 
 
 def test_paired_difference_by_hand(make_record):
@@ -189,9 +189,10 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
         write_record(model, wrong=wrong, root=tmp_path, config={
             "optimizer": optimizer, "learning_rate": rate, "evaluate_on": "validation", "epochs": epochs})
     write_record("25k", wrong=1, root=tmp_path)  # a test run has no say
-    table = pilot_table(tmp_path)
-    assert list(table.index) == [(12, "sgd", 0.1), (6, "adam", 0.01), (6, "sgd", 0.1)]
+    table = pilot_table("mnist", tmp_path)
+    assert list(table.index) == [
+        ("baseline", 12, "sgd", 0.1), ("baseline", 6, "adam", 0.01), ("baseline", 6, "sgd", 0.1)]
     assert table.iloc[1:].to_dict("records") == [{"1.5k-dw": 95.5, "25k": 96.5, "mean": 96.0},
                                                  {"1.5k-dw": 95.0, "25k": 96.0, "mean": 95.5}]
     assert table.iloc[0]["25k"] == table.iloc[0]["mean"] == 93.0
-    assert len(pilot_table(tmp_path / "nowhere")) == 0
+    assert len(pilot_table("mnist", tmp_path / "nowhere")) == 0

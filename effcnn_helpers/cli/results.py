@@ -2,30 +2,40 @@
 
 import json
 
-from ..recipes import RECIPES
-from ..tables import table_3, worded
+import pandas as pd
 
-TITLES = {"mnist": "Table 3, MNIST half"}
+from ..recipes import RECIPES
+from ..tables import table_3, table_4, table_5, worded, worded_techniques
 
 
 def results(format: str) -> int:
     """Print the tables as "terminal" text, "markdown" or "json"."""
+    tables = {
+        "Table 3, MNIST half": table_3("mnist"),
+        "Table 3, CIFAR-10 half": table_3("cifar10"),
+        "Table 4, MNIST half: techniques on 1.5K-DW": table_4("mnist"),
+        "Table 4, CIFAR-10 half: techniques on 143K-DW": table_4("cifar10"),
+        "Table 5, CIFAR-10: combinations on 143K-DW": table_5(),
+    }
     if format == "json":
-        tables = {}
-        for dataset, title in TITLES.items():
-            table = table_3(dataset)
-            table["ours"] = [summary and vars(summary) for summary in table["ours"]]
-            tables[title] = json.loads(table.to_json(orient="records"))
-        print(json.dumps(tables, indent=1))
+        print(json.dumps({title: json.loads(plain(table).to_json(orient="records"))
+                          for title, table in tables.items()}, indent=1))
         return 0
-    for dataset, title in TITLES.items():
-        table = worded(table_3(dataset)).reset_index()
+    for title, table in tables.items():
+        text = (worded_techniques(table) if "techniques" in table else worded(table)).reset_index()
         print(f"**{title}**\n" if format == "markdown" else f"{title}\n")
-        print(aligned([list(table.columns), *table.values.tolist()], format == "markdown"))
-        recipe = ", ".join(f"{key} {value}" for key, value in RECIPES[dataset].items())
-        print("\nOurs: mean ± standard deviation over n seeds, last epoch, all 10,000 test images.")
-        print(f"Recipe: {recipe}.\n")
+        print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
+    print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images. Gain: over the baseline\n"
+          "of the same seed, ± its standard error; two of them are the border of noise.")
+    for dataset, recipe in RECIPES.items():
+        print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in recipe.items())}.")
     return 0
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its summaries and gains as dicts."""
+    return table.assign(**{name: [entry and vars(entry) for entry in table[name]]
+                           for name in ("ours", "gain") if name in table})
 
 
 def aligned(rows: list[list[str]], markdown: bool) -> str:

@@ -1,0 +1,347 @@
+"""Each technique does what its name says, and the traps that Composer leaves open stay closed."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effcnn_helpers.data import BatchLoader, load_images
+from effcnn_helpers.models import IMAGE_SHAPES, build_model, count_parameters
+from effcnn_helpers.paper import TABLE_4, TABLE_5
+from effcnn_helpers.recipes import RunConfig, table_run
+from effcnn_helpers.records import read_network, read_run, write_run
+from effcnn_helpers.techniques import (
+    TECHNIQUES,
+    add_to_network,
+    check_techniques,
+    in_order,
+    labels_of,
+    make_algorithms,
+    one_cycle,
+)
+from effcnn_helpers.training import build_network, make_optimizer, predict, train
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    return replace(tiny, epochs=4)
+
+
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def assert_equal_state(first: nn.Module, second: nn.Module) -> None:
+    other = second.state_dict()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, other[name]), name
+
+
+# Names, order, combinations
+
+
+@pytest.mark.parametrize("techniques, complaint", [
+    (("cutmix",), "unknown technique 'cutmix'; the techniques of the paper are one_cycle_lr, cutout,.* swa"),
+    (("mixup", "cutout"), r"write each once and in this order: \('cutout', 'mixup'\)"),
+    (("sam", "sam"), r"write each once and in this order: \('sam',\)"),
+    (("one_cycle_lr", "swa"), "one_cycle_lr and swa contradict each other"),
+])
+def test_unknown_and_senseless_techniques_are_refused(techniques, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check_techniques(techniques)
+    with pytest.raises(ValueError, match=complaint):
+        RunConfig("1.5k-dw", techniques=techniques)
+
+
+def test_every_row_of_the_papers_tables_can_be_asked_for_in_the_papers_order():
+    for row in [*TABLE_4, *TABLE_5]:
+        config = table_run("143k-dw", techniques=reversed(row))
+        assert set(config.techniques) == set(row) and config.techniques == in_order(row)
+
+
+def test_labels_are_the_papers_words():
+    assert labels_of(()) == "baseline"
+    assert labels_of(("blurpool", "squeeze_excite", "swa")) == "BlurPool + Squeeze-and-Excite + SWA"
+
+
+# What every technique owes: it changes the run, the run is repeatable, a stop does not show
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after_third_epoch(rows):
+    if len(rows) == 3:
+        raise Stop
+
+
+COMBINATIONS = [*((name,) for name in TECHNIQUES), ("cutout", "blurpool", "mixup", "label_smoothing", "sam", "swa"),
+                ("one_cycle_lr", "sam")]
+
+
+@pytest.mark.parametrize("optimizer, learning_rate", [("sgd", 0.1), ("adam", 0.003)])
+@pytest.mark.parametrize("techniques", COMBINATIONS, ids="+".join)
+def test_stopped_run_goes_on_to_the_same_weights(techniques, optimizer, learning_rate, small, digits, tmp_path):
+    config = replace(small, techniques=techniques, optimizer=optimizer, learning_rate=learning_rate)
+    whole, network = train(config, digits, threads=1)
+    with pytest.raises(Stop):
+        train(config, digits, checkpoints=tmp_path, threads=1, on_epoch=stop_after_third_epoch)
+    resumed, network_resumed = train(config, digits, checkpoints=tmp_path, threads=1)
+    assert resumed.resumed
+    assert_equal_state(network, network_resumed)
+    assert resumed.misclassified == whole.misclassified
+    assert whole.epochs[-1]["test_accuracy_percent"] == pytest.approx(whole.accuracy_percent, abs=1e-4)
+    assert whole.parameters == count_parameters(network)
+
+    baseline, network_baseline = train(replace(config, techniques=()), digits, threads=1)
+    assert [row["train_loss"] for row in whole.epochs] != [row["train_loss"] for row in baseline.epochs] or any(
+        not torch.equal(weights, network_baseline.get_parameter(name))
+        for name, weights in network.named_parameters())
+
+
+@pytest.mark.parametrize("techniques", [("blurpool",), ("squeeze_excite",), ("blurpool", "squeeze_excite", "swa")])
+def test_recorded_network_with_techniques_is_read_back_whole(techniques, small, digits, tmp_path):
+    record, network = train(replace(small, epochs=1, techniques=techniques), digits, threads=1)
+    folder = write_run(record, network, tmp_path)
+    assert folder == tmp_path / "mnist/1.5k-dw" / "+".join(techniques) / "seed0"
+    again = read_run(folder)
+    assert again == record
+    images = digits.test.first(50)
+    torch.testing.assert_close(predict(read_network(again, tmp_path), images, "mnist"),
+                               predict(network, images, "mnist"), atol=1e-5, rtol=0)
+
+
+# One Cycle
+
+
+def test_one_cycle_rises_for_half_of_the_steps_and_falls_below_its_start():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=9.0, momentum=0.9)
+    schedule = one_cycle(optimizer, highest_rate=0.1, steps=101)
+    rates, momenta = [], []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        schedule.step()
+    highest = int(np.argmax(rates))
+    assert rates[0] == pytest.approx(0.004) and rates[highest] == pytest.approx(0.1, abs=1e-4)
+    assert highest == pytest.approx(50, abs=1)
+    assert rates[:highest] == sorted(rates[:highest]) and rates[highest:] == sorted(rates[highest:], reverse=True)
+    assert rates[-1] < rates[0] / 1000
+    assert momenta[highest] == pytest.approx(0.85, abs=1e-3) and momenta[0] == pytest.approx(0.95)
+
+
+def test_one_cycle_is_stepped_after_every_batch(small, digits):
+    """Stepped once an epoch, Composer's way with torch's schedulers, the rate would never leave its start."""
+    record, _ = train(replace(small, techniques=("one_cycle_lr",)), digits, threads=1)
+    batches = 2
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    schedule = one_cycle(optimizer, 0.1, 4 * batches)
+    expected = []
+    for step in range(4 * batches):
+        if step % batches == 0:
+            expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert [row["learning_rate"] for row in record.epochs] == pytest.approx(expected)
+
+
+# Cutout
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_cutout_removes_at_most_ten_by_ten_pixels_and_mostly_exactly_that(side):
+    [cutout] = make_algorithms(("cutout",), side)
+    state = SimpleNamespace(batch=None, batch_get_item=lambda key: state.batch[key],
+                            batch_set_item=lambda key, value: state.batch.__setitem__(key, value))
+    sizes = []
+    np.random.seed(0)
+    for _ in range(200):
+        state.batch = [torch.ones(2, 1, side, side), None]
+        cutout.apply(None, state, None)
+        assert torch.equal(state.batch[0][0], state.batch[0][1]), "one hole for the whole batch"
+        sizes.append(int((state.batch[0][0] == 0).sum()))
+    assert max(sizes) == 100 and np.mean(np.array(sizes) == 100) > 0.3
+
+
+# BlurPool and Squeeze-and-Excite
+
+
+@pytest.mark.parametrize("model, pools", [("1.5k-dw", 2), ("143k-dw", 3)])
+def test_blurpool_replaces_every_max_pool_and_adds_no_parameter(model, pools):
+    network = build_network(RunConfig(model, techniques=("blurpool",)))
+    kinds = [type(module).__name__ for module in network.modules()]
+    assert kinds.count("BlurMaxPool2d") == pools and "MaxPool2d" not in kinds
+    assert count_parameters(network) == count_parameters(build_model(model))
+
+
+@pytest.mark.parametrize("model, parameters", [("1.5k-dw", 1_842), ("143k-dw", 190_628)])
+def test_squeeze_excite_inserts_blocks_and_their_parameters_are_counted(model, parameters):
+    network = build_network(RunConfig(model, techniques=("squeeze_excite",)))
+    assert sum(type(module).__name__ == "SqueezeExcite2d" for module in network.modules()) > 0
+    assert count_parameters(network) == parameters
+
+
+@pytest.mark.parametrize("techniques, network, problem", [
+    (("blurpool",), nn.Sequential(nn.Conv2d(1, 8, 3)), "blurpool found no max-pool"),
+    (("squeeze_excite",), nn.Sequential(nn.Conv2d(1, 8, 3)), "found no convolution with 8 or more channels in and out"),
+])
+@pytest.mark.filterwarnings("ignore:Applying BlurPool did not change any layers")
+def test_technique_that_would_change_nothing_is_refused(techniques, network, problem):
+    with pytest.raises(ValueError, match=problem):
+        add_to_network(network, techniques, "mnist")
+
+
+@pytest.mark.parametrize("techniques", [("blurpool",), ("squeeze_excite",), ("cutout", "mixup")])
+def test_techniques_leave_the_baselines_initial_weights_alone(techniques):
+    torch.manual_seed(0)
+    plain = list(build_model("1.5k-dw").parameters())
+    torch.manual_seed(0)
+    network = build_network(RunConfig("1.5k-dw", techniques=techniques))
+    changed = dict(network.named_parameters())
+    kept = [changed[name] for name in changed if ".se." not in name]
+    assert len(kept) == len(plain) and all(map(torch.equal, kept, plain))
+
+
+# Mixup and label smoothing
+
+
+def test_mixup_blends_hard_labels_and_smoothing_comes_after():
+    from composer.core import Event
+
+    algorithms = make_algorithms(("mixup", "label_smoothing"), 28)
+    state = SimpleNamespace(outputs=torch.zeros(8, 10), batch=[torch.rand(8, 1, 28, 28), torch.arange(8)],
+                            batch_get_item=lambda key: state.batch[key],
+                            batch_set_item=lambda key, value: state.batch.__setitem__(key, value))
+    np.random.seed(3)
+    for event in (Event.BEFORE_FORWARD, Event.BEFORE_LOSS):
+        for algorithm in algorithms:
+            if algorithm.match(event, state):
+                algorithm.apply(event, state, None)
+    mixup = algorithms[0]
+    hard = nn.functional.one_hot(torch.arange(8), 10).float()
+    blended = (1 - mixup.mixing) * hard + mixup.mixing * hard[mixup.indices]
+    assert 0.01 < mixup.mixing <= 0.5
+    torch.testing.assert_close(state.batch[1], 0.9 * blended + 0.01)
+
+
+def test_label_smoothing_keeps_a_confident_network_from_zero_loss(small, digits):
+    plain, _ = train(replace(small, epochs=1), digits, threads=1)
+    smooth, _ = train(replace(small, epochs=1, techniques=("label_smoothing",)), digits, threads=1)
+    # The first batch is the same in both, so the losses differ by the smoothing, not by chance.
+    assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
+    # The test loss is measured on hard labels either way.
+    assert smooth.epochs[0]["test_loss"] < 10
+
+
+# SAM
+
+
+def sam_step(config: RunConfig, network: nn.Module, x: torch.Tensor, y: torch.Tensor):
+    """One step as Composer's Trainer takes it; returns (loss, λ that each of the two passes drew)."""
+    optimizer = make_optimizer(config, network)
+    drawn = []
+
+    def closure(ddp_sync=True, loss_dict=None):
+        drawn.append((np.random.beta(0.2, 0.2), torch.randperm(8).tolist()))
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(x), y)
+        loss.backward()
+        return loss.item()
+
+    return optimizer.step(closure), drawn
+
+
+@pytest.fixture
+def sam_case(digits):
+    config = RunConfig("1.5k-dw", learning_rate=0.1, techniques=("sam",))
+    torch.manual_seed(5)
+    x, y = next(iter(BatchLoader(digits.train.first(32), "mnist", 32)))
+    return config, build_network(config).train(), x, y
+
+
+def test_sam_descends_by_the_gradient_at_the_worst_point_nearby(sam_case):
+    config, network, x, y = sam_case
+    start = weights_of(network)
+    parameters = list(network.parameters())
+    loss = nn.functional.cross_entropy(network(x), y)
+    gradients = torch.autograd.grad(loss, parameters)
+    norm = torch.sqrt(sum((gradient**2).sum() for gradient in gradients))
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter += 0.05 * gradient / norm
+    worst = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), parameters)
+    expected = {name: start[name] - 0.1 * gradient for name, gradient in zip(start, worst, strict=True)}
+    network.load_state_dict(start, strict=False)
+
+    measured, _ = sam_step(config, network, x, y)
+    assert measured == pytest.approx(loss.item(), abs=1e-6), "the loss at the weights, not at the worst point"
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_sams_second_pass_leaves_batchnorm_statistics_alone(sam_case):
+    config, network, x, y = sam_case
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    once = build_model("1.5k-dw").train()
+    once.load_state_dict(network.state_dict())
+    once(x)
+    sam_step(config, network, x, y)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("mean", "var")):
+            torch.testing.assert_close(buffer, once.get_buffer(name), msg=name)
+            assert not torch.equal(buffer, before[name]), name
+    assert {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+
+
+def test_sams_second_pass_sees_the_same_random_numbers(sam_case):
+    _, drawn = sam_step(*sam_case)
+    assert len(drawn) == 2 and drawn[0] == drawn[1]
+    _, drawn_next = sam_step(*sam_case)
+    assert drawn_next[0] != drawn[0], "but the next step draws new ones"
+
+
+# SWA
+
+
+def test_swa_ends_with_the_mean_of_the_last_epochs_and_fresh_statistics(small, digits):
+    """Four epochs: from 75 % on means after epochs 3 and 4. Without SWA these epochs give the same weights."""
+    averaged = train(replace(small, techniques=("swa",)), digits, threads=1)[1]
+    third = weights_of(train(replace(small, epochs=3), digits, threads=1)[1])
+    last = train(small, digits, threads=1)[1]
+    for name, parameter in averaged.named_parameters():
+        mean = (third[name] + last.get_parameter(name).detach()) / 2
+        torch.testing.assert_close(parameter.detach(), mean, atol=1e-6, rtol=1e-5, msg=name)
+
+    by_hand = build_model("1.5k-dw").to(memory_format=torch.channels_last)
+    by_hand.load_state_dict(averaged.state_dict())
+    by_hand.train()
+    with torch.no_grad():
+        [(x, _)] = BatchLoader(digits.train.first(256), "mnist", 256)
+        inputs = {}
+        for name, module in by_hand.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(lambda module, args, output, name=name: inputs.update({name: args[0]}))
+        by_hand(x)
+    for name, seen in inputs.items():
+        norm = averaged.get_submodule(name)
+        torch.testing.assert_close(norm.running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(norm.running_var, seen.var(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+        assert not torch.allclose(norm.running_mean, last.get_submodule(name).running_mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["1.5k-dw", "143k-dw"])
+def test_every_combination_of_the_paper_trains_on_both_datasets(model, digits):
+    """One epoch on few images: the network's shapes and Composer's events fit together."""
+    images = digits if model == "1.5k-dw" else load_images("cifar10")
+    for techniques in (*TABLE_5, ("blurpool", "squeeze_excite", "swa")):
+        config = RunConfig(model, train_images=64, batch_size=32, test_images=20, profile="smoke",
+                           techniques=in_order(techniques))
+        record, network = train(config, images, threads=1)
+        assert record.total == 20 and record.parameters == count_parameters(network)
+        assert predict(network, images.test.first(2), config.dataset).shape == (2, 10)
+        assert config.dataset in IMAGE_SHAPES
