@@ -1,17 +1,22 @@
 """How long things take: variants timed in turn, so that a busy moment of the machine meets all of them."""
 
+import contextlib
+import io
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
+
+# torch's benchmark module can compile C++ and prints, while it loads, whether it found CUDA's compiler.
+with contextlib.redirect_stderr(io.StringIO()):
+    from torch.utils.benchmark import Timer
 
 
 def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, threads: int = 1) -> pd.DataFrame:
     """Milliseconds per call: one row per variant and round, columns variant and ms.
 
-    In each round every variant is called once, after a first round that is not counted.
+    In each round every variant in turn is called twice to warm up, then once against the clock.
     """
     timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in calls.items()}
     return pd.DataFrame([{"variant": name, "ms": 1000 * timer.timeit(1).mean}

@@ -13,7 +13,7 @@ from .records import all_runs, table_runs
 from .techniques import labels_of
 from .training import RunRecord
 
-PAPER_GAIN = "paper's gain"
+PAPER_GAIN = "paper's gain"  # an f-string of Python 3.11 cannot hold the apostrophe
 
 
 @dataclass(frozen=True)

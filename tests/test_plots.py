@@ -2,28 +2,34 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
 from effcnn_helpers.data import CLASSES
+from effcnn_helpers.latency import ratios
 from effcnn_helpers.models import build_model, layer_costs
 from effcnn_helpers.paper import TABLE_3, table_3_row
 from effcnn_helpers.plots import (
     KIND_COLORS,
     MODEL_COLORS,
+    TECHNIQUE_COLORS,
     draw_convolution_costs,
     label_of,
     plot_against_paper,
     plot_curves,
+    plot_gains,
     plot_ladder,
     plot_layer_costs,
     plot_loss,
+    plot_times,
     show_images,
     stamp,
     use_style,
 )
 from effcnn_helpers.recipes import PROFILES
-from effcnn_helpers.tables import table_3
+from effcnn_helpers.tables import table_3, table_4
+from effcnn_helpers.techniques import TECHNIQUES
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +218,41 @@ def test_figures_not_from_full_runs_are_stamped(profile, stamped, ax):
     stamp(ax.figure, PROFILES[profile])
     text = ax.figure.get_supxlabel()
     assert (f"{profile} profile" in text and "not a result" in text) if stamped else text == ""
+
+
+def test_every_technique_has_a_colour_of_its_own():
+    assert list(TECHNIQUE_COLORS) == list(TECHNIQUES) and len(set(TECHNIQUE_COLORS.values())) == 8
+
+
+def test_curves_beside_techniques_are_coloured_by_technique_and_named_with_the_papers_value(make_record, ax):
+    runs = [make_record(), make_record(config={"techniques": ("blurpool",)}),
+            make_record(config={"techniques": ("blurpool",)}, seed=1),
+            make_record(config={"techniques": ("blurpool", "squeeze_excite", "swa")}),
+            make_record(config={"techniques": ("cutout", "mixup")})]
+    plot_curves(runs, ax)
+    assert legend_of(ax) == ["1.5K-DW, 1 seed", "paper: 98.35 %", "1.5K-DW, BlurPool, 2 seeds", "paper: 99.21 %",
+                             "1.5K-DW, BlurPool + Squeeze-and-Excite + SWA, 1 seed", "paper: 99.20 %",
+                             "1.5K-DW, Cutout + Mixup, 1 seed"]
+    assert line_labelled(ax, "1.5K-DW, BlurPool, 2 seeds").get_color() == TECHNIQUE_COLORS["blurpool"]
+    assert line_labelled(ax, "1.5K-DW, 1 seed").get_color() == "0.55"
+
+
+def test_gains_are_drawn_with_two_standard_errors_beside_the_papers(write_record, tmp_path, ax):
+    write_record(wrong=165, root=tmp_path)
+    write_record(wrong=100, root=tmp_path, config={"techniques": ("cutout",)})
+    table = table_4("mnist", tmp_path)
+    plot_gains(table, ax)
+    gain = table["gain"][2]
+    [bar] = ax.containers
+    (left, _), (right, _) = bar.lines[2][0].get_segments()[0]
+    assert (right - left) / 4 == pytest.approx(gain.standard_error)
+    assert (right + left) / 2 == pytest.approx(gain.points) == pytest.approx(0.65)
+    assert len(ax.get_yticklabels()) == 9 and ax.get_yticklabels()[1].get_text() == "Cutout"
+    assert list(line_labelled(ax, "paper").get_xdata())[:2] == pytest.approx([0.57, 0.10])
+
+
+def test_times_are_bars_with_their_median_and_ratio(ax):
+    summary = ratios(pd.DataFrame({"variant": ["a", "b"] * 3, "ms": [10, 25, 12, 24, 11, 20]}), to="a")
+    plot_times(summary, ax, "time")
+    assert [patch.get_width() for patch in ax.patches] == [11, 24]
+    assert [text.get_text().strip() for text in ax.texts] == ["11.0 ms, ×1.00", "24.0 ms, ×2.00"]

@@ -7,7 +7,9 @@ import nbformat
 import pytest
 
 from effcnn_helpers.cli import main
-from effcnn_helpers.tables import pilot_table, table_3, worded
+from effcnn_helpers.models import MODELS
+from effcnn_helpers.tables import compare_technique, pilot_table, table_3, techniques_in_one_line, worded
+from effcnn_helpers.techniques import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
 SERIES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -29,6 +31,12 @@ def html_rows(html: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL)]
 
 
+def tables_with(heading: str) -> list[tuple[Path, str]]:
+    """(notebook, HTML) of every DataFrame shown in the series with a column of this name."""
+    found = [(path, output.get("data", {}).get("text/html", "")) for path in SERIES for output in outputs(path)]
+    return [(path, html) for path, html in found if f">{heading}</th>" in html]
+
+
 def test_readme_shows_the_current_tables(capsys):
     assert main(["results", "--format", "markdown"]) == 0
     printed = capsys.readouterr().out.strip()
@@ -38,28 +46,45 @@ def test_readme_shows_the_current_tables(capsys):
 
 
 def test_tables_in_the_notebooks_show_the_recorded_accuracies():
-    expected = {model: row.to_list() for model, row in worded(table_3("mnist")).iterrows()}
+    expected = {model: row.to_list() for dataset in MODELS
+                for model, row in worded(table_3(dataset)).iterrows()}
     seen = set()
-    for path in SERIES:
-        for output in outputs(path):
-            html = output.get("data", {}).get("text/html", "")
-            if "ours (%)" in html:
-                for row in html_rows(html)[2:]:
-                    assert row[1:] == expected[row[0]], f"{path.name} shows {row}: make refresh"
-                    seen.add(row[0])
+    for path, html in tables_with("paper (KB)"):
+        for row in html_rows(html)[2:]:
+            assert row[1:] == expected[row[0]], f"{path.name} shows {row}: make refresh"
+            seen.add(row[0])
     assert seen == set(expected)
 
 
+def test_technique_tables_in_the_notebooks_show_the_recorded_accuracies():
+    seen = set()
+    for path, html in tables_with("our gain"):
+        expected = compare_technique((path.stem[3:],))
+        shown = [cell for row in html_rows(html)[2:] for cell in row]
+        # pandas writes a model's name once for both of its rows.
+        rows = [[*((model,) if technique == "baseline" else ()), technique, *cells]
+                for (model, technique), cells in zip(expected.index, expected.values.tolist(), strict=True)]
+        assert shown == [cell for row in rows for cell in row], f"{path.name}: make refresh"
+        seen.add(path.stem[3:])
+    assert seen == {path.stem[3:] for path in SERIES} & set(TECHNIQUES)
+
+
 def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
-    expected = worded(table_3("mnist"))["ours (%)"]
-    found = re.findall(r"(?:Headline:|;) ([\d.]+K(?:-DW)?): ours (.*?), paper",
-                       "\n".join(output.text for path in SERIES for output in outputs(path)
-                                 if output.output_type == "stream"))
-    assert dict(found) == expected.to_dict(), "make refresh"
+    headlines = {path.stem: re.findall(r"^Headline: (.*)$", "\n".join(
+        output.text for output in outputs(path) if output.output_type == "stream"), re.MULTILINE) for path in SERIES}
+    assert {len(found) for found in headlines.values()} == {1}
+    of_models = {}
+    for stem, [text] in headlines.items():
+        if stem[3:] in TECHNIQUES:
+            assert text == techniques_in_one_line((stem[3:],)), f"{stem}: make refresh"
+        else:
+            of_models |= dict(re.findall(r"([\d.]+K(?:-DW)?): ours (.*?), paper", text))
+    expected = {model: row["ours (%)"] for dataset in MODELS for model, row in worded(table_3(dataset)).iterrows()}
+    assert of_models == expected, "make refresh"
 
 
-def test_the_table_of_validation_runs_shows_the_recorded_accuracies():
-    html = next(output.data["text/html"] for output in outputs(SERIES[0])
-                if "learning rate" in output.get("data", {}).get("text/html", ""))
+@pytest.mark.parametrize("dataset, stem", [("mnist", "00_start_here"), ("cifar10", "05_cifar10_143k")])
+def test_the_tables_of_validation_runs_show_the_recorded_accuracies(dataset, stem):
+    [html] = [html for path, html in tables_with("learning rate") if path.stem == stem]
     shown = [row[-1] for row in html_rows(html)[2:]]
-    assert [float(mean) for mean in shown] == pilot_table("mnist")["mean"].to_list(), "make refresh"
+    assert [float(mean) for mean in shown] == pilot_table(dataset)["mean"].to_list(), "make refresh"

@@ -6,16 +6,23 @@ import pytest
 
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, table_3_row
 from effcnn_helpers.tables import (
+    Gain,
     Summary,
     binomial_se_percent,
+    compare_technique,
     compare_with_paper,
+    gain_over,
     paired_difference,
     pilot_table,
     pooled_sd_percent,
     summarise,
     table_3,
+    table_4,
+    table_5,
+    techniques_in_one_line,
     verdict,
     worded,
+    worded_techniques,
 )
 
 
@@ -196,3 +203,78 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
                                                  {"1.5k-dw": 95.0, "25k": 96.0, "mean": 95.5}]
     assert table.iloc[0]["25k"] == table.iloc[0]["mean"] == 93.0
     assert len(pilot_table("mnist", tmp_path / "nowhere")) == 0
+
+
+# Techniques
+
+
+@pytest.mark.parametrize("points, error, effect, words", [
+    (2.0, 0.9, "gain", "+2.00 ± 0.90"), (-2.0, 0.9, "loss", "-2.00 ± 0.90"),
+    (1.79, 0.9, "within noise", "+1.79 ± 0.90"), (-1.8, 0.9, "within noise", "-1.80 ± 0.90"),
+    (0.0, 0.0, "within noise", "+0.00 ± 0.00")])
+def test_gain_counts_beyond_two_standard_errors(points, error, effect, words):
+    assert Gain(points, error).effect == effect
+    assert str(Gain(points, error)) == words
+
+
+def test_gain_compares_runs_of_the_same_seed(make_record):
+    baseline = [make_record(seed=0, wrong=200), make_record(seed=1, wrong=300)]
+    runs = [make_record(seed=1, wrong=250), make_record(seed=2, wrong=10)]
+    alone = gain_over(runs, baseline)
+    assert alone.points == pytest.approx(0.5)
+    assert alone.standard_error == pytest.approx(paired_difference(runs[0], baseline[1])[1])
+    # The spread between seeds counts for both sides of the difference.
+    spread = gain_over(runs, baseline, table_sd_percent=0.3)
+    assert spread.standard_error == pytest.approx(math.sqrt(alone.standard_error**2 + 2 * 0.3**2))
+    assert gain_over(runs[1:], baseline) is None and gain_over([], baseline) is None
+
+
+def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_record):
+    baseline = [make_record(seed=seed, wrong=200) for seed in (0, 1)]
+    runs = [make_record(seed=0, wrong=150), make_record(seed=1, wrong=130)]
+    gain = gain_over(runs, baseline, table_sd_percent=0.4)
+    errors = [paired_difference(*pair)[1] for pair in zip(runs, baseline, strict=True)]
+    assert gain.points == pytest.approx(0.6)
+    assert gain.standard_error == pytest.approx(math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2))
+
+
+@pytest.mark.parametrize("dataset, rows", [("mnist", 10), ("cifar10", 9)])
+def test_table_4_has_the_papers_rows_and_waits_for_ours(dataset, rows, tmp_path):
+    table = table_4(dataset, tmp_path)
+    assert len(table) == rows and table["techniques"][0] == ()
+    for _, row in table.iterrows():
+        assert row["paper"] == TABLE_4[row["techniques"]][dataset]
+        assert row["ours"] is None and row["gain"] is None and row["verdict"] == "not run"
+        assert row["paper_gain"] == pytest.approx(row["paper"] - TABLE_4[()][dataset])
+
+
+def test_table_4_shows_parameters_accuracy_and_gain_of_the_recorded_runs(write_record, tmp_path):
+    write_record(wrong=165, root=tmp_path)
+    write_record(wrong=100, root=tmp_path, config={"techniques": ("squeeze_excite",)}, parameters=1_842)
+    write_record(wrong=100, root=tmp_path, config={"techniques": ("cutout", "mixup")})  # no row of the paper
+    write_record("7k", wrong=100, root=tmp_path, config={"techniques": ("cutout",)})   # another model
+    text = worded_techniques(table_4("mnist", tmp_path))
+    assert dict(text.loc["Squeeze-and-Excite"]) == {
+        "parameters": "1,842", "paper (%)": "99.18", "ours (%)": "99.00 (n=1)", "verdict": "reproduced",
+        "paper's gain": "+0.83", "our gain": "+0.65 ± 0.08", "effect": "gain"}
+    assert dict(text.loc["baseline"]) == {
+        "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)", "verdict": "reproduced",
+        "paper's gain": "", "our gain": "", "effect": ""}
+    assert (text["ours (%)"] != "no run yet").sum() == 2
+
+
+def test_table_5_begins_with_the_baseline(tmp_path):
+    table = table_5(tmp_path)
+    assert list(table["techniques"]) == [(), *TABLE_5] and table["paper"][0] == TABLE_4[()]["cifar10"]
+
+
+def test_compare_technique_shows_baseline_and_technique_of_both_datasets(write_record, tmp_path):
+    write_record("143k-dw", wrong=2_000, root=tmp_path)
+    write_record("143k-dw", wrong=1_700, root=tmp_path, config={"techniques": ("cutout",)})
+    text = compare_technique(("cutout",), tmp_path)
+    assert list(text.index) == [("1.5K-DW", "baseline"), ("1.5K-DW", "Cutout"), ("143K-DW", "baseline"),
+                                ("143K-DW", "Cutout")]
+    assert text.loc[("143K-DW", "Cutout"), "ours (%)"] == "83.00 (n=1)"
+    assert techniques_in_one_line(("cutout",), tmp_path) == (
+        "1.5K-DW: ours no run yet, gain not measured, paper 98.45, gain +0.10; "
+        "143K-DW: ours 83.00 (n=1), gain +3.00 ± 0.17, paper 82.92, gain +3.02")

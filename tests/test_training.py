@@ -305,7 +305,8 @@ def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, di
 
 def test_importing_the_package_does_not_import_composer():
     """It takes seconds, and most of the package has no need of it."""
-    modules = ["paper", "models", "data", "recipes", "training", "records", "tables", "plots", "notebook", "cli",
+    modules = ["paper", "models", "data", "techniques", "recipes", "training", "records", "tables", "plots", "latency",
+               "notebook", "cli",
                "cli.results", "cli.verify", "cli.sweep", "cli.worker", "cli.figures"]
     code = f"import sys, {', '.join(f'effcnn_helpers.{name}' for name in modules)}; print('composer' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -21,16 +21,19 @@ def figures(out: Path) -> int:
     draw_convolution_costs(ax, c_in=8, c_out=12)
     save(figure, out / "fig1_depthwise_separable")
 
-    runs = {model: table_runs(model) for model in MODELS["mnist"]}
-    if all(runs.values()):
-        figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), sharex=True, sharey=True)
+    for dataset, title, shape, limits in (("mnist", "MNIST", (2, 3), (96, 99.7)),
+                                          ("cifar10", "CIFAR-10", (1, 2), (50, 90))):
+        runs = {model: table_runs(model) for model in MODELS[dataset]}
+        if not all(runs.values()):
+            print(f"Fig. 6, {title}, waits for its runs: "
+                  + ", ".join(model for model, found in runs.items() if not found))
+            continue
+        figure, axes = plt.subplots(*shape, figsize=(4 * shape[1], 3.25 * shape[0]), sharex=True, sharey=True)
         for ax, of_model in zip(axes.flat, runs.values(), strict=True):
             plot_curves(of_model, ax)
-            ax.set(title=None, ylim=(96, 99.7))
-        figure.suptitle("MNIST: test accuracy after each epoch", weight="bold")
-        save(figure, out / "fig6_training_curves_mnist")
-    else:
-        print("Fig. 6 waits for its runs: " + ", ".join(model for model, found in runs.items() if not found))
+            ax.set(title=None, ylim=limits)
+        figure.suptitle(f"{title}: test accuracy after each epoch", weight="bold")
+        save(figure, out / f"fig6_training_curves_{dataset}")
     return 0
 
 

@@ -125,13 +125,18 @@ def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Que
 
 
 def estimate_seconds(config: RunConfig, root: Path, threads: int) -> float:
-    """How long the rest of a run will take: from recorded runs of the model here, else from a few timed steps."""
+    """How long the rest of a run will take: from recorded runs of the model here, else from a few timed steps.
+
+    A SAM step passes each batch twice.
+    """
     if config.profile != "full":
         return START_SECONDS
     images = config.train_images or 50_000
+    passes = 2 if "sam" in config.techniques else 1
     known = [sum(row["seconds"] for row in run.epochs) / len(run.epochs) / (run.config.train_images or 50_000)
-             for run in all_runs(root) if run.config.model == config.model]
-    per_image = max(known) if known else seconds_per_image(config, threads)
+             for run in all_runs(root)
+             if run.config.model == config.model and ("sam" in run.config.techniques) == (passes == 2)]
+    per_image = max(known) if known else passes * seconds_per_image(config, threads)
     checkpoint = last_whole_checkpoint(unfinished_dir(config, load_images(config.dataset)))
     epochs_left = config.epochs - (int(checkpoint.stem[2:]) if checkpoint else 0)
     return START_SECONDS + epochs_left * images * per_image * EVALUATION_SHARE
