@@ -187,19 +187,29 @@ def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
 def pilot_table(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """The validation runs behind a recipe: mean validation accuracy (%) of their last three epochs, best first.
 
-    One row per techniques, number of epochs, optimiser and learning rate, one column per model, and their mean.
+    One row per techniques, number of epochs, optimiser and learning rate, one column per model, and their
+    mean. A run with SWA is a baseline up to its last epoch: its three epochs before that stand in the
+    baseline's row, its end alone in the row of SWA.
     """
-    rows = [{"techniques": labels_of(run.config.techniques), "epochs": run.config.epochs,
-             "optimizer": run.config.optimizer, "learning rate": run.config.learning_rate,
-             "model": run.config.model, "accuracy": statistics.mean(
-                 row["test_accuracy_percent"] for row in run.epochs[-3:])}
-            for run in all_runs(root)
-            if run.config.evaluate_on == "validation" and run.config.dataset == dataset]
+    rows = []
+    for run in all_runs(root):
+        config, techniques = run.config, run.config.techniques
+        if config.evaluate_on != "validation" or config.dataset != dataset:
+            continue
+        accuracies = [row["test_accuracy_percent"] for row in run.epochs]
+        parts = {techniques: accuracies[-3:]}
+        if "swa" in techniques:
+            before = tuple(name for name in techniques if name != "swa")
+            parts = {before: accuracies[-4:-1], techniques: accuracies[-1:]}
+        rows += [{"techniques": labels_of(names), "epochs": config.epochs, "optimizer": config.optimizer,
+                  "learning rate": config.learning_rate, "model": config.model, "accuracy": statistics.mean(part)}
+                 for names, part in parts.items()]
     keys = ["techniques", "epochs", "optimizer", "learning rate"]
     table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
         index=keys, columns="model", values="accuracy")
     table = table.assign(mean=table.mean(axis=1))
-    return table.sort_values(["techniques", "epochs", "mean"], ascending=[True, False, False]).round(2)
+    return table.sort_values(["techniques", "epochs", "mean"], key=lambda column: (
+        column if column.name != "techniques" else column != "baseline"), ascending=[True, False, False]).round(2)
 
 
 def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
