@@ -205,6 +205,13 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
     assert len(pilot_table("mnist", tmp_path / "nowhere")) == 0
 
 
+def test_pilot_table_takes_a_run_with_swa_for_a_baseline_but_for_its_end(write_record, tmp_path):
+    write_record(wrong=200, root=tmp_path, config={
+        "techniques": ("cutout", "swa"), "evaluate_on": "validation", "epochs": 8})
+    table = pilot_table("mnist", tmp_path)
+    assert table["1.5k-dw"].to_dict() == {("Cutout", 8, "sgd", 0.1): 92.0, ("Cutout + SWA", 8, "sgd", 0.1): 98.0}
+
+
 # Techniques
 
 
