@@ -86,7 +86,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", train_images=256, test_images=200, live_epochs=1),
+    "smoke": Profile("smoke", train_images=384, test_images=200, live_epochs=1),
     "live": Profile("live", train_images=10_000, test_images=2_000, live_epochs=3),
     "full": Profile("full", train_images=None, test_images=None, live_epochs=12),
 }

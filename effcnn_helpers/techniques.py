@@ -109,7 +109,10 @@ def one_cycle(optimizer: torch.optim.Optimizer, highest_rate: float,
     """torch's schedule over `steps` batches: from a 25th of the highest rate up to it, and down to almost 0.
 
     To be stepped after every batch. As is torch's default, momentum (0.85 to 0.95) runs against the rate.
+    Raises ValueError for fewer than 3 steps, too few for a rise and a fall.
     """
+    if steps < 3:
+        raise ValueError(f"one_cycle_lr needs 3 steps or more, and this run has {steps}; use more images or epochs")
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=highest_rate, total_steps=steps,
                                                pct_start=ONE_CYCLE_RISE)
 

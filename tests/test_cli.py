@@ -111,7 +111,7 @@ def test_sweep_trains_what_is_missing_and_then_has_nothing_to_do(digits_folder, 
     printed = capfd.readouterr().out
     assert "1 runs selected, 0 of them recorded" in printed and "epoch 1/1" in printed
     record = read_run(tmp_path / "mnist/1.5k-dw/baseline/seed0")
-    assert record.config == replace(table_run("1.5k-dw"), epochs=1, train_images=256, test_images=200, profile="smoke")
+    assert record.config == replace(table_run("1.5k-dw"), epochs=1, train_images=384, test_images=200, profile="smoke")
     assert f"recorded: {record.accuracy_percent:.2f} %" in printed
     assert record.environment["threads"] == 1
 

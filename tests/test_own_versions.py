@@ -88,7 +88,15 @@ def test_own_version_is_composers(technique):
     compare(own_version(technique)[name])
 
 
-MISTAKES: dict[str, list[tuple[str, str]]] = {}
+MISTAKES = {
+    "one_cycle_lr": [("rise * steps - 1", "rise * steps"),  # the top one step late
+                     ("last = first / end_factor", "last = highest / end_factor"),
+                     ("math.pi * part", "math.pi * part / 2")],
+    "cutout": [("max(0, row - half)", "row - half"),  # a negative start counts from the other end
+               ("half = pixels // 2", "half = pixels"),
+               ("row = np.random.randint(height)\n    column = np.random.randint(width)",
+                "column = np.random.randint(width)\n    row = np.random.randint(height)")],
+}
 
 
 @pytest.mark.parametrize("technique, mistake", [(name, mistake) for name in MISTAKES for mistake in MISTAKES[name]])

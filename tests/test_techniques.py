@@ -136,6 +136,13 @@ def test_one_cycle_rises_for_half_of_the_steps_and_falls_below_its_start():
     assert momenta[highest] == pytest.approx(0.85, abs=1e-3) and momenta[0] == pytest.approx(0.95)
 
 
+def test_one_cycle_refuses_a_run_too_short_for_a_cycle():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=9.0, momentum=0.9)
+    with pytest.raises(ValueError, match="3 steps or more, and this run has 2"):
+        one_cycle(optimizer, highest_rate=0.1, steps=2)
+    one_cycle(optimizer, highest_rate=0.1, steps=3)
+
+
 def test_one_cycle_is_stepped_after_every_batch(small, digits):
     """Stepped once an epoch, Composer's way with torch's schedulers, the rate would never leave its start."""
     record, _ = train(replace(small, techniques=("one_cycle_lr",)), digits, threads=1)
