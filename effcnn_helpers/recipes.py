@@ -60,8 +60,12 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The run's folder: "mnist/1.5k-dw/baseline/seed0"; validation runs name what they try, too."""
-        folder = f"{self.dataset}/{self.model}/{'+'.join(self.techniques) or 'baseline'}/seed{self.seed}"
+        """The run's folder: "mnist/1.5k-dw/baseline/seed0", for another length than the recipe's "baseline-60ep";
+        validation runs name what they try, too."""
+        row = "+".join(self.techniques) or "baseline"
+        if self.profile == "full" and self.evaluate_on == "test" and self.epochs != RECIPES[self.dataset]["epochs"]:
+            row += f"-{self.epochs}ep"
+        folder = f"{self.dataset}/{self.model}/{row}/seed{self.seed}"
         if self.evaluate_on == "validation":
             return f"validation/{folder}/{self.optimizer}-{self.learning_rate:g}-{self.epochs}ep"
         return folder
@@ -161,12 +165,14 @@ def select(selections: list[str], seeds: list[int]) -> list[RunConfig]:
     """The runs that selections name, without repeats, each seed of every row before the next seed.
 
     A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", a model such as
-    "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", or "pilot-mnist", "pilot-cifar10"
-    (the validation runs, which have a seed of their own). Raises ValueError for anything else.
+    "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", either of them with its own number of
+    epochs such as "143k-dw@60", or "pilot-mnist", "pilot-cifar10" (the validation runs, which have a seed of
+    their own). Raises ValueError for anything else.
     """
     rows: list[RunConfig] = []
     for selection in selections:
-        model, _, techniques = selection.partition("/")
+        row, at, epochs = selection.partition("@")
+        model, _, techniques = row.partition("/")
         if selection in MODELS:
             rows += [table_run(model) for model in MODELS[selection]]
         elif selection == "table-4":
@@ -177,13 +183,14 @@ def select(selections: list[str], seeds: list[int]) -> list[RunConfig]:
             rows += [table_run(TECHNIQUE_MODELS["cifar10"], techniques=row) for row in TABLE_5]
         elif selection.removeprefix("pilot-") in MODELS:
             rows += pilot_runs(selection.removeprefix("pilot-"))
-        elif any(model in models for models in MODELS.values()):
-            rows.append(table_run(model, techniques=techniques.split("+") if techniques else ()))
+        elif any(model in models for models in MODELS.values()) and epochs.isdecimal() == bool(at):
+            run = table_run(model, techniques=techniques.split("+") if techniques else ())
+            rows.append(replace(run, epochs=int(epochs)) if at else run)
         else:
             known = ", ".join([*MODELS, "table-4", "table-5", *(f"pilot-{name}" for name in MODELS),
                                *(name for models in MODELS.values() for name in models)])
             raise ValueError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
-                             "as 143k-dw/cutout+mixup")
+                             "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
     table_rows = [row for row in rows if row.evaluate_on == "test"]
     pilots = [row for row in rows if row.evaluate_on == "validation"]
     return list(dict.fromkeys(pilots + [replace(row, seed=seed) for seed in seeds for row in table_rows]))

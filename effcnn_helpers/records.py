@@ -16,7 +16,8 @@ import safetensors.torch
 from torch import nn
 
 from .data import DataError, ImageDataset, cache_dir, load_images
-from .recipes import RECIPE_VERSION, RunConfig, config_from
+from .models import dataset_of
+from .recipes import RECIPE_VERSION, RECIPES, RunConfig, config_from
 from .techniques import in_order
 from .training import SCHEMA_VERSION, RunRecord, build_network, contiguous_state, train
 
@@ -120,10 +121,16 @@ def all_runs(root: Path | None = None) -> Iterator[RunRecord]:
         yield record
 
 
-def table_runs(model: str, techniques: Iterable[str] = (), root: Path | None = None) -> list[RunRecord]:
-    """The recorded runs of a model with these techniques by the current recipe, seed by seed; empty without any."""
+def table_runs(model: str, techniques: Iterable[str] = (), root: Path | None = None,
+               epochs: int | None = None) -> list[RunRecord]:
+    """The recorded runs of a model with these techniques by the current recipe, seed by seed; empty without any.
+
+    epochs: for runs of another length than the recipe's.
+    """
+    epochs = epochs or RECIPES[dataset_of(model)]["epochs"]
     return [run for run in all_runs(root)
             if run.config.model == model and run.config.techniques == in_order(techniques)
+            and run.config.epochs == epochs
             and run.config.evaluate_on == "test"
             and run.config.profile == "full" and run.recipe_version == RECIPE_VERSION[run.config.dataset]]
 

@@ -72,8 +72,8 @@ def test_config_is_plain_frozen_data():
 def test_name_is_the_folder_that_the_design_gives(model):
     dataset = next(dataset for dataset, models in MODELS.items() if model in models)
     assert RunConfig(model, seed=3).dataset == dataset
-    assert RunConfig(model, seed=3).name == f"{dataset}/{model}/baseline/seed3"
-    both = RunConfig(model, techniques=("cutout", "mixup"))
+    assert table_run(model, seed=3).name == f"{dataset}/{model}/baseline/seed3"
+    both = table_run(model, techniques=("cutout", "mixup"))
     assert both.name == f"{dataset}/{model}/cutout+mixup/seed0"
 
 
@@ -176,6 +176,13 @@ def test_select_takes_one_model(model):
     assert select([model], [1]) == [table_run(model, 1)]
 
 
+def test_select_takes_another_number_of_epochs_which_the_folder_names():
+    [run] = select(["143k-dw/blurpool@60"], [1])
+    assert run == replace(table_run("143k-dw", 1, ("blurpool",)), epochs=60)
+    assert run.name == "cifar10/143k-dw/blurpool-60ep/seed1"
+    assert select(["143k-dw@20"], [0]) == select(["143k-dw"], [0]), "the recipe's own length has no folder of its own"
+
+
 def test_select_takes_rows_with_techniques_and_the_papers_tables():
     assert select(["143k-dw/mixup+cutout"], [2]) == [table_run("143k-dw", 2, ("cutout", "mixup"))]
     table_4 = select(["table-4"], [0])
@@ -189,7 +196,7 @@ def test_select_takes_the_pilot_whatever_the_seeds(dataset):
     assert select([f"pilot-{dataset}"], [0, 1]) == pilot_runs(dataset)
 
 
-@pytest.mark.parametrize("selection", ["imagenet", "pilot", "7k+mixup", ""])
+@pytest.mark.parametrize("selection", ["imagenet", "pilot", "7k+mixup", "7k@", "7k@ten", "mnist@3", ""])
 def test_select_refuses_the_rest_and_lists_what_there_is(selection):
     with pytest.raises(ValueError, match=f"unknown selection '{re.escape(selection)}'; use some of mnist, cifar10, "
                                          "table-4, table-5, pilot-mnist, pilot-cifar10, 25k.*143k-dw/cutout"):

@@ -230,7 +230,9 @@ def test_table_runs_are_full_test_runs_of_the_current_recipe(write_record):
     write_record(seed=2, config={"profile": "smoke"})
     write_record(seed=3, recipe_version=99)
     write_record(seed=0, config={"evaluate_on": "validation"})
+    longer = write_record(seed=0, config={"epochs": 60})
     assert table_runs("1.5k-dw") == wanted
+    assert table_runs("1.5k-dw", epochs=60) == [longer]
     assert table_runs("25k") == []
 
 
