@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from torch.optim.swa_utils import update_bn
 
+from .data import BatchLoader, ImageDataset
 from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES
 from .recipes import TECHNIQUE_MODELS
-from .records import all_runs, table_runs
+from .records import all_runs, read_network, table_runs
 from .techniques import labels_of
-from .training import RunRecord
+from .training import RunRecord, predict
 
 PAPER_GAIN = "paper's gain"  # an f-string of Python 3.11 cannot hold the apostrophe
 
@@ -169,6 +171,27 @@ def compare_technique(techniques: tuple[str, ...], root: Path | None = None) -> 
     return pd.concat(parts).reset_index().set_index(["model", "technique"])
 
 
+def endings(runs: list[RunRecord], dataset: ImageDataset, root: Path | None = None) -> pd.DataFrame:
+    """How much of each run's accuracy is the luck of its last epoch: a row per run, percent of the test images.
+
+    Columns: last epoch (as recorded), last five epochs (lowest to highest), fresh statistics (the recorded
+    weights on the dataset's test images, with BatchNorm statistics measured anew over up to 10,000 training
+    images; not a result of the tables). Raises RecordError for damaged weights.
+    """
+    rows = []
+    for run in runs:
+        network = read_network(run, root)
+        images = dataset.train.first(min(10_000, len(dataset.train)))
+        update_bn(BatchLoader(images, dataset.name, run.config.batch_size), network)
+        right = predict(network, dataset.test, dataset.name).argmax(dim=1) == dataset.test.y
+        lately = [row["test_accuracy_percent"] for row in run.epochs[-5:]]
+        rows.append({"techniques": labels_of(run.config.techniques), "seed": run.config.seed,
+                     "last epoch": run.accuracy_percent, "last five epochs": f"{min(lately):.2f} to {max(lately):.2f}",
+                     "fresh statistics": 100 * right.double().mean().item()})
+    return pd.DataFrame(rows, columns=["techniques", "seed", "last epoch", "last five epochs",
+                                       "fresh statistics"]).round(2)
+
+
 def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
     """A `table_4` or `table_5` with every cell as text, ready to be shown."""
     return pd.DataFrame({
@@ -235,6 +258,18 @@ def techniques_in_one_line(techniques: tuple[str, ...], root: Path | None = None
         f"{model}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
         f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}"
         for (model, _), row in rows.iterrows())
+
+
+def combinations_in_one_line(root: Path | None = None) -> str:
+    """The best combination of Table 5, ours and the paper's, for a notebook's headline."""
+    table = table_5(root).iloc[1:]
+    best = table.loc[table["paper"].idxmax()]
+    paper = f"the paper's best is {labels_of(best['techniques'])} with {best['paper']:.2f}"
+    measured = table[table["ours"].notna()]
+    if measured.empty:
+        return f"no combination run yet; {paper}"
+    ours = max((row for _, row in measured.iterrows()), key=lambda row: row["ours"].mean_percent)
+    return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
 
 
 def worded(table: pd.DataFrame) -> pd.DataFrame:

@@ -256,7 +256,8 @@ def test_run_is_trained_once_recorded_and_its_checkpoints_removed(tiny, digits, 
 
 
 @pytest.mark.parametrize("changes", [
-    {"learning_rate": 0.77}, {"batch_size": 64, "optimizer": "adam"}, {"profile": "live", "train_images": 256}], ids=str)
+    {"learning_rate": 0.77}, {"batch_size": 64, "optimizer": "adam"}, {"profile": "live", "train_images": 256},
+], ids=str)
 def test_record_of_another_configuration_is_refused_naming_what_differs(changes, write_record):
     config = write_record().config
     with pytest.raises(RecordError) as refusal:

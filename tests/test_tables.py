@@ -1,16 +1,22 @@
+import copy
 import math
 import statistics
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, table_3_row
+from effcnn_helpers.records import write_run
 from effcnn_helpers.tables import (
     Gain,
     Summary,
     binomial_se_percent,
+    combinations_in_one_line,
     compare_technique,
     compare_with_paper,
+    endings,
     gain_over,
     paired_difference,
     pilot_table,
@@ -24,6 +30,7 @@ from effcnn_helpers.tables import (
     worded,
     worded_techniques,
 )
+from effcnn_helpers.training import predict
 
 
 def test_summary_of_a_row():
@@ -273,6 +280,35 @@ def test_table_4_shows_parameters_accuracy_and_gain_of_the_recorded_runs(write_r
 def test_table_5_begins_with_the_baseline(tmp_path):
     table = table_5(tmp_path)
     assert list(table["techniques"]) == [(), *TABLE_5] and table["paper"][0] == TABLE_4[()]["cifar10"]
+
+
+def test_endings_measures_batchnorm_anew_whatever_the_recorded_statistics(tiny_run, digits, tmp_path):
+    record, network = tiny_run
+    stale = copy.deepcopy(network)
+    for module in stale.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean += 5
+    write_run(record, network, tmp_path / "right")
+    write_run(record, stale, tmp_path / "stale")
+    tables = [endings([record], digits, tmp_path / name) for name in ("right", "stale")]
+    assert tables[0].equals(tables[1])
+    [row] = tables[0].to_dict("records")
+    assert row["last epoch"] == record.accuracy_percent
+    low, high = sorted(epoch["test_accuracy_percent"] for epoch in record.epochs)
+    assert row["last five epochs"] == f"{low:.2f} to {high:.2f}"
+    answers = [predict(trained, digits.test, "mnist").argmax(dim=1) for trained in (network, stale)]
+    assert not torch.equal(*answers), "the stale statistics change no answer: this test shows nothing"
+    assert list(endings([], digits).columns) == list(tables[0].columns)
+
+
+def test_combinations_in_one_line_names_the_best_of_ours_and_the_papers(write_record, tmp_path):
+    papers = "the paper's best is Cutout + BlurPool + Mixup + Label smoothing + SAM + SWA with 86.76"
+    assert combinations_in_one_line(tmp_path) == f"no combination run yet; {papers}"
+    for wrong, techniques in ((1_500, ("cutout", "blurpool", "mixup")), (1_400, ("cutout", "blurpool", "mixup", "swa")),
+                              (1_300, ())):
+        write_record("143k-dw", wrong=wrong, root=tmp_path, config={"techniques": techniques})
+    assert combinations_in_one_line(tmp_path).startswith(
+        "our best of 2 combinations is Cutout + BlurPool + Mixup + SWA with 86.00 (n=1); the paper's best")
 
 
 def test_compare_technique_shows_baseline_and_technique_of_both_datasets(write_record, tmp_path):
