@@ -96,6 +96,12 @@ MISTAKES = {
                ("half = pixels // 2", "half = pixels"),
                ("row = np.random.randint(height)\n    column = np.random.randint(width)",
                 "column = np.random.randint(width)\n    row = np.random.randint(height)")],
+    "blurpool": [("stride=1", "stride=2"),  # nothing left to blur: the maximum is subsampled already
+                 ("[1.0, 2.0, 1.0]) / 4", "[1.0, 1.0, 1.0]) / 3"),
+                 ("padding=1", "padding=0")],
+    "squeeze_excite": [("torch.relu(self.narrow(squeezed))", "self.narrow(squeezed)"),
+                       ("x.mean(dim=(2, 3))", "x.amax(dim=(2, 3))"),
+                       ("torch.sigmoid(", "torch.tanh(")],
 }
 
 
