@@ -1,3 +1,4 @@
+import base64
 import json
 import queue
 import re
@@ -542,18 +543,33 @@ def test_figures_are_the_same_files_each_time(write_record, tmp_path, capsys):
     for out in ("first", "second"):
         assert main(["figures", "--out", str(tmp_path / out)]) == 0
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert names == [f"{stem}.{kind}" for stem in ("fig1_depthwise_separable", "fig6_training_curves_mnist")
-                     for kind in ("png", "svg")]
+    drawn = {f"{stem}.{kind}" for stem in ("fig1_depthwise_separable", "fig6_training_curves_mnist")
+             for kind in ("png", "svg")}
+    assert set(names) == drawn | {"fig2_squeeze.png", "fig2_excite.png", "fig3_blurpool.png", "fig4_loss_landscape.png"}
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     svg = (tmp_path / "first" / "fig6_training_curves_mnist.svg").read_text()
     assert svg.count("paper: ") == 6 and "paper: 98.35 %" in svg
 
 
+def test_figure_of_a_notebook_is_its_last_output_and_is_named_when_there_is_none(tmp_path, monkeypatch, capsys):
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("draw()", metadata={"tags": ["figure:fig2_drawn"]}, outputs=[
+            nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(b"a picture").decode()})]),
+        nbformat.v4.new_code_cell("draw()", metadata={"tags": ["figure:fig3_not_executed"]})])
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks/08_any.ipynb")
+    monkeypatch.chdir(tmp_path)
+    assert main(["figures"]) == 0
+    assert (tmp_path / "figures/fig2_drawn.png").read_bytes() == b"a picture"
+    assert not (tmp_path / "figures/fig3_not_executed.png").exists()
+    assert "fig3_not_executed waits for notebook 08" in capsys.readouterr().out
+
+
 def test_figure_that_lacks_its_runs_is_named(write_record, tmp_path, capsys):
     write_record("25k")
     assert main(["figures", "--out", str(tmp_path)]) == 0
-    assert "Fig. 6 waits for its runs: 7k, 7k-dw, 5k, 5k-dw, 1.5k-dw" in capsys.readouterr().out
+    assert "Fig. 6, MNIST, waits for its runs: 7k, 7k-dw, 5k, 5k-dw, 1.5k-dw" in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png"}
 
 

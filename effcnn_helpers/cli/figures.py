@@ -1,12 +1,19 @@
-"""Redraw the paper's figures from our own runs and tensors, as SVG and PNG."""
+"""Redraw the paper's figures from our own runs and tensors.
 
+Figs. 1 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4 are what notebooks draw in cells tagged
+"figure:NAME"; their last outputs are taken out, as PNG.
+"""
+
+import base64
 from pathlib import Path
 
 import matplotlib
+import nbformat
 
 from ..models import MODELS
 from ..plots import draw_convolution_costs, plot_curves, use_style
 from ..records import table_runs
+from .run import find_notebooks
 
 
 def figures(out: Path) -> int:
@@ -34,7 +41,22 @@ def figures(out: Path) -> int:
             ax.set(title=None, ylim=limits)
         figure.suptitle(f"{title}: test accuracy after each epoch", weight="bold")
         save(figure, out / f"fig6_training_curves_{dataset}")
+    take_from_notebooks(Path("notebooks"), out)
     return 0
+
+
+def take_from_notebooks(notebooks: Path, out: Path) -> None:
+    """Write the picture of each cell tagged "figure:NAME" to out/NAME.png. Raises ValueError where there are none."""
+    for path in find_notebooks(notebooks, []):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for name in (tag.removeprefix("figure:") for tag in cell.metadata.get("tags", []) if "figure:" in tag):
+                pictures = [output.data["image/png"] for output in cell.outputs
+                            if "image/png" in output.get("data", {})]
+                if not pictures:
+                    print(f"{name} waits for notebook {path.stem[:2]} to be executed: make refresh")
+                    continue
+                (out / f"{name}.png").write_bytes(base64.b64decode(pictures[0]))
+                print(out / f"{name}.png")
 
 
 def save(figure, stem: Path) -> None:
