@@ -45,5 +45,5 @@ help:  ## this list
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e ".[deploy,dev]"
 	@date > $@

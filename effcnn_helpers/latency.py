@@ -1,26 +1,53 @@
 """How long things take: variants timed in turn, so that a busy moment of the machine meets all of them."""
 
 import contextlib
-import io
-from collections.abc import Callable
+import json
+import timeit
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 from torch import nn
 
-# torch's benchmark module can compile C++ and prints, while it loads, whether it found CUDA's compiler.
-with contextlib.redirect_stderr(io.StringIO()):
-    from torch.utils.benchmark import Timer
+from .data import Images, normalise
+from .records import RecordError, recorded_dir
+
+SCHEMA_VERSION = 1
+BATCH = 128  # of the passes over the test images
 
 
-def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, threads: int = 1) -> pd.DataFrame:
+def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, threads: int = 1,
+                     warm_up: Callable[[str], object] | None = None) -> pd.DataFrame:
     """Milliseconds per call: one row per variant and round, columns variant and ms.
 
-    In each round every variant in turn is called twice to warm up, then once against the clock.
+    In each round every variant in turn is called twice to warm up, then once against the clock, with
+    Python's garbage collection off (`timeit`). warm_up: what to do for a variant, by name, instead of the
+    two calls. threads: of torch, for all variants.
     """
-    timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in calls.items()}
-    return pd.DataFrame([{"variant": name, "ms": 1000 * timer.timeit(1).mean}
-                         for _ in range(rounds) for name, timer in timers.items()])
+    rows = []
+    with torch_threads(threads):
+        for _ in range(rounds):
+            for name, call in calls.items():
+                if warm_up:
+                    warm_up(name)
+                else:
+                    call()
+                    call()
+                rows.append({"variant": name, "ms": 1000 * timeit.timeit(call, number=1)})
+    return pd.DataFrame(rows)
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch computes with so many threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def inference(network: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -44,6 +71,14 @@ def training_step(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Calla
     return call
 
 
+def one_pass(predict: Callable[[torch.Tensor], torch.Tensor], images: Images, name: str) -> torch.Tensor:
+    """The answers (N,) to all images of a split, batch by batch, normalising included: the paper's measurement.
+
+    predict: from normalised images (N, C, H, W) to logits (N, 10), as from `runtimes.prepare`.
+    """
+    return torch.cat([predict(normalise(x, name)).argmax(dim=1) for x in images.x.split(BATCH)])
+
+
 def ratios(times: pd.DataFrame, to: str) -> pd.DataFrame:
     """Median, quartiles and the ratio to a variant: columns ms, lower, upper, ratio, a row per variant.
 
@@ -53,3 +88,64 @@ def ratios(times: pd.DataFrame, to: str) -> pd.DataFrame:
         index="round", columns="variant", values="ms")[list(dict.fromkeys(times["variant"]))]
     return pd.DataFrame({"ms": rounds.median(), "lower": rounds.quantile(0.25), "upper": rounds.quantile(0.75),
                          "ratio": rounds.div(rounds[to], axis=0).median()})
+
+
+def percentiles(times: pd.DataFrame) -> pd.DataFrame:
+    """What one call in two, in ten and in a hundred exceeds: columns p50, p90, p99 (ms), a row per variant."""
+    groups = times.groupby("variant", sort=False)["ms"]
+    return pd.DataFrame({f"p{share}": groups.quantile(share / 100) for share in (50, 90, 99)})
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """How many cores other programs keep busy, as a mean over so many seconds of waiting."""
+    return psutil.cpu_percent(interval=seconds) / 100 * psutil.cpu_count()
+
+
+def latency_path() -> Path:
+    """The recorded measurement of `python -m effcnn_helpers bench --full`."""
+    return recorded_dir() / "latency.json"
+
+
+def read_latency(path: Path | None = None) -> dict:
+    """A measurement as `bench` wrote it. Raises RecordError when it is missing or something else."""
+    path = path or latency_path()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is {record['schema_version']}, this code reads {SCHEMA_VERSION}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: {error}; measure again with `python -m effcnn_helpers bench --full`") from error
+    return record
+
+
+def latency_table(record: dict, view: str) -> pd.DataFrame:
+    """One view of a measurement: a row per variant and batch size.
+
+    Columns: model, techniques ("" for none), runtime, batch, ms (median), lower, upper (quartiles), ratio
+    (to eager PyTorch on the same network and batch, the median over the rounds); for the view "single" p50,
+    p90, p99 and the ratio of p50.
+    """
+    rows = []
+    for row in (row for row in record["rows"] if row["view"] == view):
+        name, runtime = row["variant"].rsplit("/", 1)
+        model, _, techniques = name.partition("/")
+        if view == "single":
+            summary = {share: row[share] for share in ("p50", "p90", "p99")}
+        else:
+            times = pd.Series(row["times_ms"])
+            summary = {"ms": times.median(), "lower": times.quantile(0.25), "upper": times.quantile(0.75)}
+        rows.append({"model": model, "techniques": techniques, "runtime": runtime, "batch": row["batch"], **summary,
+                     "times": row.get("times_ms") or [row["p50"]]})
+    table = pd.DataFrame(rows)
+    eager = {(row.model, row.techniques, row.batch): row.times for row in table.itertuples() if row.runtime == "eager"}
+    table["ratio"] = [pd.Series(row.times).div(pd.Series(eager[row.model, row.techniques, row.batch])).median()
+                      for row in table.itertuples()]
+    return table.drop(columns="times")
+
+
+def median_ratios(record: dict) -> pd.Series:
+    """Every ratio to eager PyTorch in a measurement, by (view, model, techniques, runtime, batch)."""
+    keys = ["view", "model", "techniques", "runtime", "batch"]
+    views = dict.fromkeys(row["view"] for row in record["rows"])
+    table = pd.concat([latency_table(record, view).assign(view=view) for view in views])
+    return table[table["runtime"] != "eager"].set_index(keys)["ratio"]

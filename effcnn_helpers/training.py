@@ -91,7 +91,7 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     if threads is not None:
         torch.set_num_threads(threads)
     train_images, test_images = split_for(config, dataset)
-    started = _now()
+    started = now()
 
     # Composer's own seeding comes after the model is built, too late for the initial weights.
     composer.utils.reproducibility.seed_all(config.seed)
@@ -165,7 +165,7 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
         environment=describe_environment(),
         git=describe_git(),
         started=started,
-        ended=_now(),
+        ended=now(),
         train_seconds=sum(row["seconds"] for row in history.rows),
         resumed=resume_from is not None,
     )
@@ -269,5 +269,5 @@ def describe_git() -> dict:
     return {"commit": git("rev-parse", "HEAD"), "modified": None if modified is None else bool(modified)}
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

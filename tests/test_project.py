@@ -34,11 +34,12 @@ def test_environment_for_conda_repeats_the_pins(project):
     assert environment["name"] == "effcnn" and environment["channels"] == ["conda-forge"]
     python, pip, pinned = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
-    assert pinned == {"pip": project["dependencies"] + project["optional-dependencies"]["dev"]}
+    extras = project["optional-dependencies"]
+    assert pinned == {"pip": project["dependencies"] + extras["deploy"] + extras["dev"]}
 
 
 def test_every_dependency_has_an_exact_pin(project):
-    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for requirement in sum(project["optional-dependencies"].values(), project["dependencies"]):
         assert re.fullmatch(r"[a-z0-9-]+==[0-9]+(\.[0-9]+)+", requirement), requirement
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data import DataError
 from ..records import RecordError
+from ..runtimes import RuntimeMissingError
 
 EXAMPLES = """examples:
   python -m effcnn_helpers sweep mnist --seeds 0 1 2 --jobs 2 --threads 1 --minutes 150
@@ -16,6 +17,8 @@ EXAMPLES = """examples:
       re-measure the recorded runs of seed 0 on the first 1,000 test images
   python -m effcnn_helpers results --format markdown
       the paper's tables with our numbers beside them
+  python -m effcnn_helpers bench
+      measure latency and size on this machine, in about 4 minutes (--full: 20)
   python -m effcnn_helpers run 01 04
       execute two notebooks headless; the executed copies go to build/notebooks
 """
@@ -57,6 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
     figures = commands.add_parser("figures", help="redraw the paper's figures from the recorded runs")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
 
+    bench = commands.add_parser("bench", help="measure latency and size of the recorded networks")
+    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more rounds (about 20 minutes)")
+    bench.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, else "
+                       "build/latency.json)")
+
     options = parser.parse_args(arguments)
     for name in ("jobs", "threads", "minutes"):
         if getattr(options, name, None) is not None and getattr(options, name) <= 0:
@@ -71,10 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
             from .results import results as command
         elif options.command == "figures":
             from .figures import figures as command
+        elif options.command == "bench":
+            from .bench import bench as command
         else:
             from .run import run as command
         return command(**{key: value for key, value in vars(options).items() if key != "command"})
-    except (DataError, RecordError, ValueError) as error:
+    except (DataError, RecordError, RuntimeMissingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,0 +1,172 @@
+"""The same trained weights in several runtimes, and their size in several formats (notebook 15).
+
+ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy` and are imported when they are asked for.
+"""
+
+import contextlib
+import copy
+import importlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .training import weight_bytes
+
+Predict = Callable[[torch.Tensor], torch.Tensor]
+
+RUNTIMES = {
+    "eager": "PyTorch, eager",
+    "channels_last": "PyTorch, channels last",
+    "frozen": "TorchScript, frozen",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "int8": "OpenVINO, int8",
+}
+
+
+class RuntimeMissingError(RuntimeError):
+    """A package that a runtime needs is not installed."""
+
+
+def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: int = 1) -> Predict:
+    """A function from normalised images (N, C, H, W), float32, to logits (N, 10), computed by a runtime.
+
+    network: copied, so it stays as it is. examples: normalised training images (N, C, H, W); int8 takes the
+    ranges of its values from them, the others at most their shape. threads: of ONNX Runtime and OpenVINO;
+    PyTorch's three run with the threads that torch is set to when they are called.
+    Raises ValueError for an unknown runtime, RuntimeMissingError for one that is not installed.
+    """
+    network = copy.deepcopy(network).eval()
+    if runtime == "eager":
+        return in_torch(network.to(memory_format=torch.contiguous_format), torch.contiguous_format)
+    if runtime == "channels_last":
+        return in_torch(network.to(memory_format=torch.channels_last), torch.channels_last)
+    if runtime == "frozen":
+        example = examples[:1].contiguous(memory_format=torch.channels_last)
+        network = without_composers_blurpool(network, example).to(memory_format=torch.channels_last)
+        traced = torch.jit.trace(network, example)
+        return in_torch(torch.jit.freeze(traced), torch.channels_last)  # folds each BatchNorm into its convolution
+    if runtime == "onnxruntime":
+        return in_onnxruntime(onnx_bytes(network, examples), threads)
+    if runtime == "openvino":
+        return in_openvino(openvino_model(network, examples), threads)
+    if runtime == "int8":
+        return in_openvino(quantised(network, examples), threads)
+    raise ValueError(f"runtime is {runtime!r}; use one of {', '.join(RUNTIMES)}")
+
+
+def in_torch(network: Callable, memory_format: torch.memory_format) -> Predict:
+    def call(x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return network(x.contiguous(memory_format=memory_format))
+
+    return call
+
+
+def in_onnxruntime(model: bytes, threads: int) -> Predict:
+    onnxruntime = required("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"x": x.contiguous().numpy()})[0])
+
+
+def in_openvino(model, threads: int) -> Predict:
+    """Compiled anew for each batch size, when it is first met: a model of one fixed size is the faster one."""
+    core = required("openvino").Core()
+    # Without the hint, OpenVINO may compute in bfloat16 where the processor can.
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+    requests: dict[int, object] = {}
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        if len(x) not in requests:
+            fixed = model.clone()
+            fixed.reshape(list(x.shape))
+            requests[len(x)] = core.compile_model(fixed, "CPU", settings).create_infer_request()
+        logits = requests[len(x)].infer({0: x.contiguous().numpy()}, share_inputs=True)[0]
+        return torch.from_numpy(logits.copy())  # the request's own memory is used again by the next call
+
+    return call
+
+
+def without_composers_blurpool(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    """The network with each of Composer's BlurMaxPool2d as a max-pool and a depthwise convolution, in place.
+
+    Composer's makes its filter anew in every call, from the shape of its input: exporters cannot follow that.
+    """
+    from composer.algorithms.blurpool.blurpool_layers import BlurMaxPool2d
+
+    channels: dict[str, int] = {}
+    pools = {name: module for name, module in network.named_modules() if isinstance(module, BlurMaxPool2d)}
+    hooks = [pool.register_forward_pre_hook(lambda _, x, name=name: channels.update({name: x[0].shape[1]}))
+             for name, pool in pools.items()]
+    with torch.inference_mode():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    for name, pool in pools.items():
+        filters = pool.filt2d.expand(channels[name], 1, -1, -1)
+        blur = nn.Conv2d(channels[name], channels[name], filters.shape[-1], stride=pool.stride,
+                         padding=filters.shape[-1] // 2, groups=channels[name], bias=False)
+        blur.weight.data = filters.clone()
+        network.set_submodule(name, nn.Sequential(
+            nn.MaxPool2d(pool.kernel_size, stride=1, padding=pool.padding, dilation=pool.dilation), blur))
+    return network
+
+
+def onnx_bytes(network: nn.Module, examples: torch.Tensor) -> bytes:
+    """The network as an ONNX model with any number of images: input "x", output "logits"."""
+    required("onnx")
+    network = without_composers_blurpool(copy.deepcopy(network).eval(), examples[:1])
+    network.to(memory_format=torch.contiguous_format)
+    model = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):  # newer versions of torch prefer another exporter
+        torch.onnx.export(network, (examples[:1].contiguous(),), model, input_names=["x"], output_names=["logits"],
+                          dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}}, dynamo=False)
+    return model.getvalue()
+
+
+def openvino_model(network: nn.Module, examples: torch.Tensor):
+    """The network as OpenVINO's model, read from ONNX."""
+    return required("openvino").Core().read_model(model=onnx_bytes(network, examples))
+
+
+def quantised(network: nn.Module, examples: torch.Tensor):
+    """OpenVINO's model with 8-bit weights and activations: post-training static quantisation by NNCF."""
+    os.environ.setdefault("NNCF_CI", "1")  # NNCF reports each use to its makers otherwise
+    with contextlib.redirect_stderr(io.StringIO()):  # says whether it has found a GPU's compiler
+        nncf = required("nncf")
+    nncf.set_log_level(logging.ERROR)
+    batches = [batch.contiguous().numpy() for batch in examples.split(100)]
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(openvino_model(network, examples), nncf.Dataset(batches), subset_size=len(batches))
+
+
+def sizes(network: nn.Module, examples: torch.Tensor) -> dict[str, int]:
+    """Bytes of a network in several formats.
+
+    weights: the bare numbers, 4 bytes each, BatchNorm's running statistics among them; state_dict (torch's
+    pickle), safetensors, onnx: with their headers; int8_weights and int8_graph: OpenVINO's two files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "int8.xml"
+        required("openvino").save_model(quantised(network, examples), model)
+        int8 = {"int8_weights": model.with_suffix(".bin").stat().st_size, "int8_graph": model.stat().st_size}
+    bare = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return {"weights": bare, **weight_bytes(network), "onnx": len(onnx_bytes(network, examples)), **int8}
+
+
+def required(package: str):
+    """The imported package. Raises RuntimeMissingError, saying how to install it, when there is none."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise RuntimeMissingError(f"{package} is not installed; pip install -e '.[deploy]' brings it") from error
