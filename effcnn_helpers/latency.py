@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .data import Images, normalise
+from .paper import TABLE_3
 from .records import RecordError, recorded_dir
 
 SCHEMA_VERSION = 1
@@ -149,3 +150,27 @@ def median_ratios(record: dict) -> pd.Series:
     views = dict.fromkeys(row["view"] for row in record["rows"])
     table = pd.concat([latency_table(record, view).assign(view=view) for view in views])
     return table[table["runtime"] != "eager"].set_index(keys)["ratio"]
+
+
+def in_one_line(record: dict) -> str:
+    """How many times faster than eager PyTorch the fastest runtimes are, for a notebook's headline."""
+    table = latency_table(record, "pass")
+    words = []
+    for model, of_model in table[table["techniques"] == ""].groupby("model", sort=False):
+        faster = 1 / of_model.set_index("runtime")["ratio"]
+        exact = faster.drop(index=["eager", "int8"], errors="ignore")
+        if len(exact):
+            words.append(f"{model}: {exact.idxmax()} ×{exact.max():.1f}, int8 ×{faster['int8']:.1f}")
+    return "; ".join(words)
+
+
+def passes_by_model(record: dict) -> pd.DataFrame:
+    """Fig. 5: a row per model label in the paper's order, for eager PyTorch and no technique.
+
+    Columns: seconds (median for one pass over the test images), lower, upper (quartiles), paper.
+    """
+    table = latency_table(record, "pass")
+    table = table[(table["runtime"] == "eager") & (table["techniques"] == "")].set_index("model")
+    rows = [row for row in TABLE_3 if row.model in table.index]
+    ours = table.loc[[row.model for row in rows], ["ms", "lower", "upper"]].rename(columns={"ms": "seconds"}) / 1000
+    return ours.set_axis([row.label for row in rows]).assign(paper=[row.latency_seconds for row in rows])

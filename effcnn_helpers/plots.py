@@ -166,6 +166,23 @@ def plot_times(summary: pd.DataFrame, ax: Axes, title: str) -> Axes:
     return ax
 
 
+def plot_latency(passes: pd.DataFrame, ax: Axes) -> Axes:
+    """Fig. 5: bars of seconds for one pass over the test images, with quartiles, and the paper's readings.
+
+    passes: a row per model label; columns seconds (median), lower, upper (quartiles), paper.
+    """
+    colors = [MODEL_COLORS[row.model] for row in TABLE_3 if row.label in passes.index]
+    ax.barh(passes.index, passes["seconds"], color=colors, capsize=4, label="ours, median and quartiles",
+            xerr=[passes["seconds"] - passes["lower"], passes["upper"] - passes["seconds"]])
+    ax.plot(passes["paper"], range(len(passes)), "D", color="0.3", markerfacecolor="white",
+            label="paper, another machine")
+    ax.set(xlabel="Seconds for 10,000 test images", title="Latency of one pass, eager PyTorch, one thread")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(fontsize=9)
+    return ax
+
+
 def plot_against_paper(table: pd.DataFrame, ax: Axes) -> Axes:
     """Each model's accuracy, ours (mean, standard deviation) beside the paper's; `table` as from tables.table_3."""
     places = range(len(table))

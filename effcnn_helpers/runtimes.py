@@ -142,11 +142,12 @@ def openvino_model(network: nn.Module, examples: torch.Tensor):
 def quantised(network: nn.Module, examples: torch.Tensor):
     """OpenVINO's model with 8-bit weights and activations: post-training static quantisation by NNCF."""
     os.environ.setdefault("NNCF_CI", "1")  # NNCF reports each use to its makers otherwise
-    with contextlib.redirect_stderr(io.StringIO()):  # says whether it has found a GPU's compiler
-        nncf = required("nncf")
+    nncf = required("nncf")
     nncf.set_log_level(logging.ERROR)
+    required("rich").reconfigure(quiet=True, force_jupyter=False)  # NNCF's progress bars: widgets, in a notebook
     batches = [batch.contiguous().numpy() for batch in examples.split(100)]
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    # torch's extensions, which NNCF loads, say there whether they have found a GPU's compiler.
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
         return nncf.quantize(openvino_model(network, examples), nncf.Dataset(batches), subset_size=len(batches))
 
 

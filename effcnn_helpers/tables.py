@@ -9,9 +9,10 @@ import pandas as pd
 from torch.optim.swa_utils import update_bn
 
 from .data import BatchLoader, ImageDataset
+from .latency import passes_by_model, read_latency
 from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES
 from .recipes import TECHNIQUE_MODELS
-from .records import all_runs, read_network, table_runs
+from .records import all_runs, read_network, recorded_dir, table_runs
 from .techniques import labels_of
 from .training import RunRecord, predict
 
@@ -87,20 +88,29 @@ def paired_difference(first: RunRecord, second: RunRecord) -> tuple[float, float
 def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
 
-    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_kb, our_kb
-    (1 KB = 1,000 bytes; safetensors).
+    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_seconds,
+    our_seconds (one pass over the test images, eager PyTorch, median of the recorded measurement; None without
+    one), paper_kb, our_kb (1 KB = 1,000 bytes; safetensors).
     """
     rows = [row for row in TABLE_3 if row.dataset == dataset]
     runs = {row.model: table_runs(row.model, root=root) for row in rows}
     ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
     spread = pooled_sd_percent(list(ours.values()))
+    seconds = recorded_seconds(root)
     return pd.DataFrame([{
         "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
         "paper": row.accuracy_percent, "ours": ours[row.model],
         "verdict": verdict(row.accuracy_percent, ours[row.model], spread),
+        "paper_seconds": row.latency_seconds, "our_seconds": seconds.get(row.label),
         "paper_kb": row.size_kb,
         "our_kb": runs[row.model][0].bytes["safetensors"] / 1000 if runs[row.model] else None,
     } for row in rows])
+
+
+def recorded_seconds(root: Path | None = None) -> dict[str, float]:
+    """Seconds of each model for one pass, by the label of Table 3; empty without a recorded measurement."""
+    path = (root or recorded_dir()) / "latency.json"
+    return passes_by_model(read_latency(path))["seconds"].to_dict() if path.exists() else {}
 
 
 @dataclass(frozen=True)
@@ -281,6 +291,8 @@ def worded(table: pd.DataFrame) -> pd.DataFrame:
         "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
         "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
         "verdict": table["verdict"],
+        "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
+        "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
         "paper (KB)": [str(kb) for kb in table["paper_kb"]],
         "ours (KB)": ["" if pd.isna(kb) else f"{kb:.1f}" for kb in table["our_kb"]],
     }).set_index("model")

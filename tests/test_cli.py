@@ -22,6 +22,7 @@ from effcnn_helpers.cli import EXAMPLES, main, sweep, verify
 from effcnn_helpers.cli.run import kernel_environment
 from effcnn_helpers.data import Images, load_images
 from effcnn_helpers.models import MODELS, build_model
+from effcnn_helpers.paper import TABLE_3
 from effcnn_helpers.recipes import RECIPES, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, record_to_json, recorded_dir, unfinished_dir, write_run
 from effcnn_helpers.training import predict, train
@@ -62,7 +63,7 @@ def test_example_of_the_help_is_understood(line, monkeypatch):
 
 
 def test_every_command_but_the_figures_has_an_example():
-    assert {shlex.split(line)[3] for line in example_lines()} == {"sweep", "verify", "results", "run"}
+    assert {shlex.split(line)[3] for line in example_lines()} == {"sweep", "verify", "results", "bench", "run"}
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -564,6 +565,18 @@ def test_figure_of_a_notebook_is_its_last_output_and_is_named_when_there_is_none
     assert (tmp_path / "figures/fig2_drawn.png").read_bytes() == b"a picture"
     assert not (tmp_path / "figures/fig3_not_executed.png").exists()
     assert "fig3_not_executed waits for notebook 08" in capsys.readouterr().out
+
+
+def test_figure_5_is_the_recorded_measurement(tmp_path, capsys):
+    assert main(["figures", "--out", str(tmp_path)]) == 0
+    assert "Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full" in capsys.readouterr().out
+    rows = [{"view": "pass", "variant": f"{row.model}/eager", "batch": 128, "times_ms": [3000, 3100, 3200]}
+            for row in TABLE_3]
+    recorded_dir().mkdir(parents=True, exist_ok=True)
+    (recorded_dir() / "latency.json").write_text(json.dumps({"schema_version": 1, "rows": rows}))
+    assert main(["figures", "--out", str(tmp_path)]) == 0
+    svg = (tmp_path / "fig5_latency.svg").read_text()
+    assert all(f">{row.label}<" in svg for row in TABLE_3)
 
 
 def test_figure_that_lacks_its_runs_is_named(write_record, tmp_path, capsys):

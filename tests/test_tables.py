@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -177,13 +178,17 @@ def test_table_3_of_cifar10_without_runs():
 
 def test_worded_table_says_the_same_in_text(write_record, tmp_path):
     write_record("1.5k-dw", wrong=165, root=tmp_path)
+    (tmp_path / "latency.json").write_text(json.dumps({"schema_version": 1, "rows": [
+        {"view": "pass", "variant": "1.5k-dw/eager", "batch": 128, "times_ms": [2600, 2500, 9000]},
+        {"view": "pass", "variant": "1.5k-dw/blurpool/eager", "batch": 128, "times_ms": [4000, 4000, 4000]},
+        {"view": "pass", "variant": "1.5k-dw/openvino", "batch": 128, "times_ms": [300, 300, 300]}]}))
     text = worded(table_3("mnist", tmp_path))
     assert dict(text.loc["1.5K-DW"]) == {
         "depthwise": "yes", "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)",
-        "verdict": "reproduced", "paper (KB)": "19", "ours (KB)": "9.8"}
+        "verdict": "reproduced", "paper (s)": "2.52", "ours (s)": "2.60", "paper (KB)": "19", "ours (KB)": "9.8"}
     assert dict(text.loc["25K"]) == {
         "depthwise": "no", "parameters": "25,144", "paper (%)": "99.35", "ours (%)": "no run yet",
-        "verdict": "not run", "paper (KB)": "107", "ours (KB)": ""}
+        "verdict": "not run", "paper (s)": "3.36", "ours (s)": "", "paper (KB)": "107", "ours (KB)": ""}
 
 
 def test_compare_with_paper_shows_the_rows_that_were_asked_for(write_record, tmp_path):

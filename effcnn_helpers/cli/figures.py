@@ -1,6 +1,6 @@
 """Redraw the paper's figures from our own runs and tensors.
 
-Figs. 1 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4 are what notebooks draw in cells tagged
+Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4 are what notebooks draw in cells tagged
 "figure:NAME"; their last outputs are taken out, as PNG.
 """
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import matplotlib
 import nbformat
 
+from ..latency import latency_path, passes_by_model, read_latency
 from ..models import MODELS
-from ..plots import draw_convolution_costs, plot_curves, use_style
+from ..plots import draw_convolution_costs, plot_curves, plot_latency, use_style
 from ..records import table_runs
 from .run import find_notebooks
 
@@ -41,6 +42,12 @@ def figures(out: Path) -> int:
             ax.set(title=None, ylim=limits)
         figure.suptitle(f"{title}: test accuracy after each epoch", weight="bold")
         save(figure, out / f"fig6_training_curves_{dataset}")
+    if latency_path().exists():
+        figure, ax = plt.subplots(figsize=(7.5, 4))
+        plot_latency(passes_by_model(read_latency()), ax)
+        save(figure, out / "fig5_latency")
+    else:
+        print("Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full")
     take_from_notebooks(Path("notebooks"), out)
     return 0
 

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 
+from ..latency import latency_path, read_latency
 from ..recipes import RECIPES
 from ..tables import table_3, table_4, table_5, worded, worded_techniques
 
@@ -27,6 +28,10 @@ def results(format: str) -> int:
         print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images. Gain: over the baseline\n"
           "of the same seed, ± its standard error; two of them are the border of noise.")
+    if latency_path().exists():
+        measured = read_latency()
+        print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
+              f"{measured['machine']['cpu']}, median; the paper's processor is not named.")
     for dataset, recipe in RECIPES.items():
         print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in recipe.items())}.")
     return 0
