@@ -80,6 +80,20 @@ def one_pass(predict: Callable[[torch.Tensor], torch.Tensor], images: Images, na
     return torch.cat([predict(normalise(x, name)).argmax(dim=1) for x in images.x.split(BATCH)])
 
 
+def ceilings(threads: int = 1, side: int = 1_536, numbers: int = 32_000_000) -> tuple[float, float]:
+    """The two roofs over every layer here: (billion operations a second, billion bytes a second).
+
+    The fastest of five products of two square matrices with this side, and of five copies of so many
+    numbers of 4 bytes, read and written. A roof is what is possible, so the fastest counts, not the median.
+    """
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    source, target = torch.randn(numbers), torch.empty(numbers)
+    times = time_interleaved({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, rounds=5,
+                             threads=threads)
+    fastest = times.groupby("variant")["ms"].min()
+    return 2 * side**3 / fastest["product"] / 1e6, 8 * numbers / fastest["copy"] / 1e6
+
+
 def ratios(times: pd.DataFrame, to: str) -> pd.DataFrame:
     """Median, quartiles and the ratio to a variant: columns ms, lower, upper, ratio, a row per variant.
 

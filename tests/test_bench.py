@@ -27,6 +27,7 @@ def test_bench_records_all_views_and_a_second_one_compares_itself(small_bench, t
     record = read_latency()
     assert latency_path().exists() and record["kind"] == "full" and record["threads"] == 1
     assert record["machine"]["cpu"] and record["environment"] and record["git"].keys() == {"commit", "modified"}
+    assert all(roof > 0 for roof in record["ceilings"].values())
     passes = latency_table(record, "pass")
     assert passes["runtime"].to_list() == list(RUNTIMES) and (passes["ms"] > 0).all()
     assert passes.set_index("runtime")["ratio"]["eager"] == 1

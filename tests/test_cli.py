@@ -22,7 +22,7 @@ from effcnn_helpers.cli import EXAMPLES, main, sweep, verify
 from effcnn_helpers.cli.run import kernel_environment
 from effcnn_helpers.data import Images, load_images
 from effcnn_helpers.models import MODELS, build_model
-from effcnn_helpers.paper import TABLE_3
+from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5
 from effcnn_helpers.recipes import RECIPES, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, record_to_json, recorded_dir, unfinished_dir, write_run
 from effcnn_helpers.training import predict, train
@@ -299,7 +299,7 @@ def folder(full_run, at_hand) -> Path:
 def test_verify_accepts_a_run_as_it_was_recorded(folder, capsys):
     assert main(["verify"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^ok +mnist/1\.5k-dw/baseline/seed0  \d+\.\d\d %$", printed, re.MULTILINE)
+    assert re.search(r"^ok +mnist/1\.5k-dw/baseline-2ep/seed0  \d+\.\d\d %$", printed, re.MULTILINE)
     assert "1 runs: 0 failed, 0 unverified" in printed
 
 
@@ -361,7 +361,7 @@ def test_verify_refuses_a_record_that_was_changed(change, folder, clear, capsys)
     rewrite(folder, lambda fields: change(fields, clear))
     assert main(["verify"]) == 1
     shown = capsys.readouterr()
-    assert "FAILED  mnist/1.5k-dw/baseline/seed0" in shown.out or f"error: {folder}" in shown.err
+    assert "FAILED  mnist/1.5k-dw/baseline-2ep/seed0" in shown.out or f"error: {folder}" in shown.err
 
 
 def test_verify_refuses_a_mistake_listed_as_its_own_label(folder, as_if_real, capsys):
@@ -500,8 +500,8 @@ def test_results_say_the_same_in_every_format(some_runs, capsys):
         return capsys.readouterr().out
 
     from_json = json.loads(printed("json"))["Table 3, MNIST half"]
-    markdown = [[cell.strip() for cell in line.strip("|").split("|")]
-                for line in printed("markdown").splitlines() if line.startswith("|")]
+    first_table = printed("markdown").split("\n\n")[1]
+    markdown = [[cell.strip() for cell in line.strip("|").split("|")] for line in first_table.splitlines()]
     assert set("".join(markdown.pop(1))) == {"-"}
     terminal = printed("terminal").splitlines()
     starts = [terminal[2].index(name) for name in markdown[0]]
@@ -517,7 +517,8 @@ def test_results_say_the_same_in_every_format(some_runs, capsys):
             spread = f" ± {row['ours']['sd_percent']:.2f}" if row["ours"]["n"] > 1 else ""
             ours = f"{row['ours']['mean_percent']:.2f}{spread} (n={row['ours']['n']})"
         assert cells == [row["model"], row["depthwise"], f"{row['parameters']:,}", f"{row['paper']:.2f}", ours,
-                         row["verdict"], str(row["paper_kb"]), f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
+                         row["verdict"], f"{row['paper_seconds']:.2f}", "", str(row["paper_kb"]),
+                         f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
 
 
 def test_results_in_json_are_the_recorded_numbers(some_runs, capsys):
@@ -531,7 +532,9 @@ def test_results_in_json_are_the_recorded_numbers(some_runs, capsys):
 def test_results_without_runs_and_with_their_recipe(capsys):
     assert main(["results"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("not run") == 6
+    accuracies = [*(row.accuracy_percent for row in TABLE_3), *TABLE_5.values(), TABLE_4[()]["cifar10"]]
+    accuracies += [percent for row in TABLE_4.values() for percent in row.values() if percent is not None]
+    assert printed.count("not run") == len(accuracies) == 34
     assert f"learning_rate {RECIPES['mnist']['learning_rate']}" in printed and "last epoch" in printed
 
 

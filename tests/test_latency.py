@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from effcnn_helpers.latency import inference, ratios, time_interleaved, training_step
+from effcnn_helpers.latency import ceilings, inference, ratios, time_interleaved, training_step
 from effcnn_helpers.models import build_model
 
 
@@ -41,3 +41,11 @@ def test_inference_and_training_step_do_what_they_time():
     assert all(map(torch.equal, before, network.parameters()))
     logits = inference(network, x)()
     assert logits.shape == (4, 10) and not network.training and not logits.requires_grad
+
+
+def test_ceilings_are_the_rates_of_the_fastest_call(monkeypatch):
+    ticks = {"product": 4.0, "copy": 2.0}  # milliseconds
+    rows = [{"variant": name, "ms": ms + late} for late in (0, 9) for name, ms in ticks.items()]
+    monkeypatch.setattr("effcnn_helpers.latency.time_interleaved", lambda *arguments, **options: pd.DataFrame(rows))
+    # 2 * 100^3 operations in 4 ms; 1,000 numbers of 4 bytes read and written in 2 ms.
+    assert ceilings(side=100, numbers=1_000) == pytest.approx((0.5, 0.004))

@@ -53,12 +53,13 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
 
 
 @pytest.fixture(scope="session")
-def nbval_results(tmp_path_factory, real_data_dir):
-    """All notebooks in both variants, two at a time."""
+def executed(tmp_path_factory, real_data_dir):
+    """All notebooks in both variants under nbval, and all solutions, two at a time: what came of each."""
     folder = tmp_path_factory.mktemp("nbval")
     (folder / "no records").mkdir()
     base = {**os.environ, "EFFCNN_PROFILE": "smoke"}
-    del base["EFFCNN_RECORDED_DIR"]  # conftest.py's: here the committed runs are wanted
+    # conftest.py's: here the committed runs are wanted, and pictures inside the notebook.
+    del base["EFFCNN_RECORDED_DIR"], base["MPLBACKEND"]
     environments = {
         VARIANTS[0]: base | ({"EFFCNN_DATA_DIR": str(real_data_dir)} if real_data_dir else {}),
         VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(folder / "no records"), "OMP_NUM_THREADS": "1"},
@@ -66,19 +67,20 @@ def nbval_results(tmp_path_factory, real_data_dir):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = {(path.stem, variant): pool.submit(run_nbval, path, environment, folder / f"{path.stem}-{variant}.xml")
                 for path in SERIES for variant, environment in environments.items()}
+        jobs |= {path.stem: pool.submit(execute, path, "smoke") for path in SOLUTIONS}
         return {key: job.result() for key, job in jobs.items()}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
-def test_notebook_gives_its_committed_outputs(path, variant, nbval_results):
-    bad, output = nbval_results[path.stem, variant]
+def test_notebook_gives_its_committed_outputs(path, variant, executed):
+    bad, output = executed[path.stem, variant]
     assert not bad, f"{path.name}, {variant}: {bad}\n{output}"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
-def test_solutions_solve_their_exercises(path):
-    _, error = execute(path, "smoke")
+def test_solutions_solve_their_exercises(path, executed):
+    _, error = executed[path.stem]
     assert error is None
 
 

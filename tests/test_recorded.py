@@ -7,11 +7,15 @@ import pytest
 
 import effcnn_helpers
 from effcnn_helpers.cli import main
+from effcnn_helpers.cli.bench import BUSY_CORES, names_of_networks
+from effcnn_helpers.cli.verify import ALLOWED_FLIPS
 from effcnn_helpers.data import SHA256
+from effcnn_helpers.latency import latency_path, latency_table, read_latency
 from effcnn_helpers.models import MODELS, count_parameters
-from effcnn_helpers.paper import TEST_IMAGES
+from effcnn_helpers.paper import TABLE_3, TEST_IMAGES
 from effcnn_helpers.recipes import RECIPES, select
-from effcnn_helpers.records import all_runs, read_network, record_to_json, recorded_dir, train_or_load
+from effcnn_helpers.records import all_runs, read_network, record_to_json, recorded_dir, table_runs, train_or_load
+from effcnn_helpers.runtimes import RUNTIMES
 from effcnn_helpers.tables import table_3, table_4, table_5
 from effcnn_helpers.training import build_network
 
@@ -24,16 +28,16 @@ def recorded(monkeypatch) -> Path:
     return recorded_dir()
 
 
-def test_the_rows_that_stand_have_their_run_of_seed_0():
-    wanted = select(["mnist", "cifar10", *(f"{model}/{technique}" for model in ("1.5k-dw", "143k-dw") for technique in (
-        "one_cycle_lr", "cutout", "blurpool", "squeeze_excite"))], [0])
+def test_every_accuracy_of_the_paper_has_its_run_of_seed_0():
+    wanted = select(["mnist", "cifar10", "table-4", "table-5"], [0])
+    assert len(wanted) == 31
     recorded = {run.config for run in all_runs()}
     assert [config.name for config in wanted if config not in recorded] == []
 
 
 def test_every_file_belongs_to_a_run(recorded):
     names = {record.config.name for record in all_runs()}
-    stray = [path for path in recorded.rglob("*") if path.is_file() and ".writing-" not in str(path) and not (
+    stray = [path for path in recorded.rglob("*") if path.is_file() and path != latency_path() and not (
         path.name in ("run.json", "weights.safetensors") and path.parent.relative_to(recorded).as_posix() in names)]
     assert stray == []
 
@@ -81,17 +85,18 @@ def test_runs_of_a_table_follow_the_recipe_and_are_found_by_it():
     for record in all_runs():
         config = record.config
         if config.evaluate_on == "test":
-            recipe = RECIPES[config.dataset]
+            recipe = RECIPES[config.dataset] | {"epochs": config.epochs}  # its folder names another length
             assert {key: getattr(config, key) for key in recipe} == recipe, config.name
             assert train_or_load(config) == record
 
 
-def test_the_tables_count_every_recorded_run():
+def test_the_tables_count_every_run_of_their_rows():
     tables = [table_3(dataset) for dataset in MODELS]
     # The first row of a technique table is the baseline, which Table 3 has counted.
     tables += [table.iloc[1:] for table in (table_4("mnist"), table_4("cifar10"), table_5())]
     counted = sum(row.n for table in tables for row in table["ours"] if row)
-    assert counted == sum(record.config.evaluate_on == "test" for record in all_runs())
+    rows = {config.name for config in select(["mnist", "cifar10", "table-4", "table-5"], [0, 1, 2])}
+    assert counted == sum(record.config.name in rows for record in all_runs())
 
 
 def test_weights_give_what_was_recorded(real_data_dir, monkeypatch, capsys):
@@ -106,3 +111,33 @@ def test_weights_give_what_was_recorded(real_data_dir, monkeypatch, capsys):
         assert status == 0, printed
     else:
         assert status == 1 and "the real mnist is not here" in printed
+
+
+def test_the_recorded_latency_is_of_the_recorded_networks_at_rest():
+    """Every model in every runtime, all outputs checked, by committed code; PyTorch answers as it did when recorded."""
+    record = read_latency()
+    assert record["kind"] == "full" and record["git"]["modified"] is False
+    assert record["machine"]["busy_cores_before"] <= BUSY_CORES
+    checks = {check["variant"]: check for check in record["checks"]}
+    assert set(checks) == {f"{name}/{runtime}" for name in names_of_networks(full=True) for runtime in RUNTIMES}
+    assert not [variant for variant, check in checks.items() if check["wrong"]]
+    for name in names_of_networks(full=True):
+        model, _, techniques = name.partition("/")
+        run = table_runs(model, techniques.split("+") if techniques else ())[0]
+        flipped = abs(checks[f"{name}/eager"]["accuracy_percent"] - run.accuracy_percent) * run.total / 100
+        assert flipped <= ALLOWED_FLIPS + 0.5, name
+    assert set(record["sizes"]) == {row.model for row in TABLE_3}
+
+
+def test_faster_runtimes_are_as_fast_as_the_series_says():
+    passes = latency_table(read_latency(), "pass")
+    faster = 1 / passes[passes["techniques"] == ""].set_index(["model", "runtime"])["ratio"]
+    exact = faster.drop(index=["eager", "int8"], level="runtime").groupby(level="model").max()
+    assert exact["1.5k-dw"] >= 5 and faster["1.5k-dw", "int8"] >= 5
+    assert exact["143k"] >= 2.5 and exact["143k-dw"] >= 2.5
+
+
+def test_our_sizes_agree_with_the_papers():
+    for dataset in MODELS:
+        for row in table_3(dataset).itertuples():
+            assert abs(row.our_kb - row.paper_kb) < 1.5, row.model

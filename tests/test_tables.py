@@ -155,8 +155,8 @@ def test_table_3_shows_exactly_the_recorded_numbers(write_record, tmp_path):
     assert smallest.mean_percent == pytest.approx((98.0 + 98.4 + 98.5) / 3)
     assert smallest.sd_percent == pytest.approx(statistics.stdev([98.0, 98.4, 98.5]))
     assert single == Summary(1, 99.34, None)
-    assert table.loc["7K", "our_kb"] == 33.333
-    assert table.loc["1.5K-DW", "our_kb"] == 9.776
+    assert table.loc["7K", "our_kb"] == 44_444 / 1024
+    assert table.loc["1.5K-DW", "our_kb"] == 18_356 / 1024
     assert list(table["verdict"]) == ["not run", "reproduced", "not run", "not run", "not run", "reproduced"]
     assert [ours is None for ours in table["ours"]] == [True, False, True, True, True, False]
 
@@ -185,7 +185,7 @@ def test_worded_table_says_the_same_in_text(write_record, tmp_path):
     text = worded(table_3("mnist", tmp_path))
     assert dict(text.loc["1.5K-DW"]) == {
         "depthwise": "yes", "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)",
-        "verdict": "reproduced", "paper (s)": "2.52", "ours (s)": "2.60", "paper (KB)": "19", "ours (KB)": "9.8"}
+        "verdict": "reproduced", "paper (s)": "2.52", "ours (s)": "2.60", "paper (KB)": "19", "ours (KB)": "17.9"}
     assert dict(text.loc["25K"]) == {
         "depthwise": "no", "parameters": "25,144", "paper (%)": "99.35", "ours (%)": "no run yet",
         "verdict": "not run", "paper (s)": "3.36", "ours (s)": "", "paper (KB)": "107", "ours (KB)": ""}

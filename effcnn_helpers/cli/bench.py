@@ -13,6 +13,7 @@ from ..data import ImageDataset, load_images, normalise
 from ..latency import (
     SCHEMA_VERSION,
     busy_cores,
+    ceilings,
     latency_path,
     median_ratios,
     one_pass,
@@ -59,6 +60,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
         "schema_version": SCHEMA_VERSION, "kind": "full" if full else "quick", "threads": threads,
         "machine": {"cpu": cpu_name(), "cores": psutil.cpu_count(), "busy_cores_before": round(before, 2),
                     "busy_cores_after": round(busy_cores(), 2)},
+        "ceilings": dict(zip(("gigaoperations_per_second", "gigabytes_per_second"),
+                             (round(roof, 2) for roof in ceilings(threads)), strict=True)),
         "environment": describe_environment(), "git": describe_git(), "started": started, "ended": now(),
         "sizes": {name: sizes(network, examples[dataset_of(name)]) for name, network in networks.items()
                   if "/" not in name and (full or name in SMALLEST)},
