@@ -1,5 +1,5 @@
 # Each target sets up .venv by itself and only wraps a command that works without make (see README.md).
-.PHONY: notebooks test lab refresh figures results bench clean help
+.PHONY: notebooks test lab refresh book figures results bench clean help
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -24,6 +24,9 @@ lab: $(INSTALLED)  ## open the series in JupyterLab
 
 refresh: $(INSTALLED)  ## re-execute the committed notebooks in place
 	$(BIN)/python -m effcnn_helpers run --in-place
+
+book: $(INSTALLED)  ## the series as HTML pages with a table of contents, in build/book
+	$(BIN)/python -m effcnn_helpers book
 
 figures: $(INSTALLED)  ## redraw the paper's figures into figures/
 	$(BIN)/python -m effcnn_helpers figures

@@ -62,8 +62,9 @@ def test_example_of_the_help_is_understood(line, monkeypatch):
     assert len(asked) == 1
 
 
-def test_every_command_but_the_figures_has_an_example():
-    assert {shlex.split(line)[3] for line in example_lines()} == {"sweep", "verify", "results", "bench", "run"}
+def test_every_command_that_a_reader_needs_has_an_example():
+    shown = {shlex.split(line)[3] for line in example_lines()}
+    assert shown == {"doctor", "sweep", "verify", "results", "bench", "run", "book"}
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -179,15 +180,22 @@ def test_sweep_stops_what_still_trains_when_the_time_is_up(sleepers, tmp_path, m
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_sweep_stops_its_workers(number, status, sleepers, tmp_path, capsys):
+def test_interrupted_sweep_stops_its_workers(number, status, sleepers, tmp_path, monkeypatch, capsys):
     """By Ctrl-C, or by whatever ends the session it runs in."""
-    alarm = threading.Timer(0.5, signal.raise_signal, [number])
-    alarm.start()
+    start = sweep.start_worker
+
+    def start_and_interrupt(*arguments):
+        process = start(*arguments)
+        if len(sleepers) == 2:
+            # To the main thread, as from a terminal: a signal to the timer's own thread would not wake it.
+            threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, number]).start()
+        return process
+
+    monkeypatch.setattr(sweep, "start_worker", start_and_interrupt)
     try:
         assert main(smoke_sweep("--seeds", 0, 1, 2, out=tmp_path)) == status
     except SystemExit as end:
         assert end.code == status
-    alarm.join()
     assert number != signal.SIGINT or "the same command goes on from here" in capsys.readouterr().err
     assert len(sleepers) == 2
     assert all(process.poll() is not None for process in sleepers)

@@ -1,14 +1,14 @@
 """`python -m effcnn_helpers …`: long work outside a notebook."""
 
+from __future__ import annotations  # so that a Python that is too old can read this file, too
+
 import argparse
 import sys
 from pathlib import Path
 
-from ..data import DataError
-from ..records import RecordError
-from ..runtimes import RuntimeMissingError
-
 EXAMPLES = """examples:
+  python -m effcnn_helpers doctor
+      is this machine ready? each problem with its cure, and the minutes to expect
   python -m effcnn_helpers sweep mnist --seeds 0 1 2 --jobs 2 --threads 1 --minutes 150
       train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
   python -m effcnn_helpers sweep cifar10 143k-dw/blurpool
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
       measure latency and size on this machine, in about 4 minutes (--full: 20)
   python -m effcnn_helpers run 01 04
       execute two notebooks headless; the executed copies go to build/notebooks
+  python -m effcnn_helpers book
+      the series as HTML pages with a table of contents, in build/book
 """
 
 
@@ -30,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
                                      description="Train, re-measure and show the recorded runs; run the notebooks.",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    commands.add_parser("doctor", help="check that this machine is ready for the series")
 
     sweep = commands.add_parser("sweep", help="train the runs that are not recorded yet")
     sweep.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
@@ -57,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--in-place", action="store_true", help="write the outputs into the committed notebooks")
     run.add_argument("--out", type=Path, default=Path("build/notebooks"), help="default: %(default)s")
 
+    book = commands.add_parser("book", help="build the series as HTML pages with a table of contents")
+    book.add_argument("--out", type=Path, default=Path("build/book"), help="default: %(default)s")
+
     figures = commands.add_parser("figures", help="redraw the paper's figures from the recorded runs")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
 
@@ -66,10 +73,20 @@ def main(arguments: list[str] | None = None) -> int:
     bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, else "
                        "build/latency.json)")
 
+    commands.add_parser("address", help="write the repository's address from pyproject.toml into all other files")
+
     options = parser.parse_args(arguments)
     for name in ("jobs", "threads", "minutes"):
         if getattr(options, name, None) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name} is {getattr(options, name)}; use a number above 0")
+    if options.command == "doctor":  # before the imports below, which fail where something is broken or missing
+        from .doctor import doctor
+        return doctor()
+
+    from ..data import DataError
+    from ..records import RecordError
+    from ..runtimes import RuntimeMissingError
+
     try:
         # Each command is imported when it is asked for: some need Composer, which takes seconds to import.
         if options.command == "sweep":
@@ -82,6 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .figures import figures as command
         elif options.command == "bench":
             from .bench import bench as command
+        elif options.command == "book":
+            from .book import book as command
+        elif options.command == "address":
+            from .address import address as command
         else:
             from .run import run as command
         return command(**{key: value for key, value in vars(options).items() if key != "command"})

@@ -1,0 +1,124 @@
+"""The series as HTML pages with a table of contents: Sphinx and MyST-NB, from the notebooks as they are committed."""
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from .run import find_notebooks
+
+# Formulas become MathML, which browsers draw by themselves: no page loads anything from elsewhere.
+CONFIGURATION = """
+project = html_title = "effcnn"
+extensions = ["myst_nb", "effcnn_helpers.cli.book"]
+nb_execution_mode = "off"
+nb_ipywidgets_js = {}
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+highlight_language = "none"
+html_theme = "furo"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["book.css"]
+html_copy_source = html_show_copyright = html_use_index = False
+"""
+# On a phone, a wide table or formula scrolls by itself instead of being cut off. pandas' tables get thin lines.
+STYLE = """
+.cell_output .output.text_html, math[display=block] { overflow-x: auto; }
+.cell_output .dataframe { border: 0; border-collapse: collapse; font-size: var(--font-size--small); }
+.cell_output .dataframe :is(th, td) { border: 0; border-bottom: 1px solid var(--color-table-border);
+    padding: 0.25rem 0.5rem; text-align: right; }
+"""
+CONTENTS = """
+
+```{toctree}
+:hidden:
+:glob:
+:caption: The series
+notebooks/*
+```
+
+```{toctree}
+:hidden:
+:glob:
+:caption: Solutions
+notebooks/solutions/*
+```
+"""
+
+
+def book(out: Path) -> int:
+    """Build the pages into `out`; 0 when Sphinx had nothing to warn of. Executes and downloads nothing."""
+    try:
+        import furo  # noqa: F401
+        import myst_nb  # noqa: F401
+        from sphinx.cmd.build import main as sphinx
+    except ImportError as missing:
+        raise ValueError(f'{missing.name} is not installed; pip install -e ".[dev]" brings it') from missing
+    series = find_notebooks(Path("notebooks"), [])
+    pages = [*series, *sorted(Path("notebooks/solutions").glob("*.ipynb"))]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Sphinx works in a folder of its own: it leaves more than pages, and a faulty build must not replace a good one.
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent) as folder:
+        source, built = Path(folder, "source"), Path(folder, "html")
+        write_source(source, pages)
+        if sphinx(["-q", "-W", "--keep-going", "-d", f"{folder}/doctrees", str(source), str(built)]):
+            print("the book has the faults that are named above")
+            return 1
+        shutil.copytree(built, out, dirs_exist_ok=True)
+    bare = [path.stem for path in series if not is_executed(path)]
+    if bare:
+        print(f"no outputs in {', '.join(bare)}; make refresh executes the notebooks")
+    print(f"{1 + len(pages)} pages; open {out / 'index.html'}")
+    return 0
+
+
+def write_source(folder: Path, notebooks: list[Path]) -> None:
+    """What Sphinx reads: the README as first page with the contents, the files that it links to, the notebooks.
+
+    Each keeps its place relative to the README, so that links and pictures are found.
+    """
+    readme = Path("README.md").read_text(encoding="utf-8")
+    linked = [Path(target) for target in re.findall(r"\]\(([^)#]+)", readme) if "://" not in target]
+    for path in {*notebooks, *filter(Path.is_file, linked)}:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path)
+    (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
+    (folder / "static").mkdir()
+    (folder / "static/book.css").write_text(STYLE, encoding="utf-8")
+    (folder / "conf.py").write_text(CONFIGURATION, encoding="utf-8")
+
+
+def is_executed(path: Path) -> bool:
+    """Whether any cell of the notebook has an output."""
+    return any(cell.get("outputs") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+
+
+def setup(app) -> None:
+    """Sphinx calls this for each name in `extensions`: what it shall do otherwise than it does by itself."""
+    app.connect("doctree-read", replace_remote_pictures)
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
+
+
+def replace_remote_pictures(app, page) -> None:
+    """A badge such as Colab's becomes the words that stand for it: its picture would need the network."""
+    from docutils import nodes
+
+    for image in list(page.findall(nodes.image)):
+        if "://" in image["uri"]:
+            image.replace_self(nodes.Text(image.get("alt", "")))
+
+
+def write_formula(translator, node) -> None:
+    """Add a formula to the page, converted from LaTeX by docutils; what docutils can't read is a warning."""
+    from docutils import nodes
+    from docutils.utils.math import MathError
+    from docutils.utils.math.latex2mathml import tex2mathml
+    from sphinx.util.logging import getLogger
+
+    try:
+        translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    except MathError as problem:
+        getLogger(__name__).warning("formula %s: %s", node.astext(), problem, location=node)
+    raise nodes.SkipNode
