@@ -17,10 +17,11 @@ from .training import RunRecord
 
 # A model keeps its colour through the whole series (seaborn's colour-blind-safe palette); models with
 # depthwise convolutions are dashed.
-MODEL_COLORS = dict(zip((row.model for row in TABLE_3), sns.color_palette("colorblind", len(TABLE_3)), strict=True))
-# A technique, too; the baseline beside techniques is grey, and so, darker, are combinations: no technique is.
 _PALETTE = sns.color_palette("colorblind")
-TECHNIQUE_COLORS = dict(zip(TECHNIQUES, [*_PALETTE[:6], "#882255", _PALETTE[9]], strict=True))
+MODEL_COLORS = dict(zip((row.model for row in TABLE_3), [*_PALETTE[:6], "#882255", "#44aa99"], strict=True))
+# A technique, too; the baseline beside techniques is grey, and so, darker, are combinations: no technique is.
+# The last two are for techniques to come.
+TECHNIQUE_COLORS = dict(zip(TECHNIQUES, [*_PALETTE[:6], "#882255", _PALETTE[9], "#44aa99", "#999933"], strict=False))
 KIND_COLORS = dict(zip(
     ("3x3 convolution", "depthwise convolution", "1x1 convolution", "BatchNorm2d", "Linear"),
     sns.color_palette("colorblind", 5), strict=True))

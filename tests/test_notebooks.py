@@ -8,6 +8,7 @@ the committed outputs both times, so they can depend on the code alone.
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -138,3 +139,21 @@ def test_a_changed_output_and_a_hanging_cell_turn_nbval_red(tmp_path):
     nbformat.write(notebook, path)
     bad, output = run_nbval(path, dict(os.environ), tmp_path / "report.xml", cell_seconds=4)
     assert len(bad) == 3, output
+
+
+@pytest.mark.parametrize("module, right, wrong, stem", [
+    ("models.py", "padding=1", "padding=0", "02_mnist_7k"),
+    # Smoothed before the labels are blended: the right class gets another share.
+    ("techniques.py", "append(LabelSmoothing(", "insert(0, LabelSmoothing(", "10_mixup"),
+])
+def test_a_fault_in_a_helper_turns_its_notebook_red(module, right, wrong, stem, tmp_path):
+    shutil.copytree(ROOT / "effcnn_helpers", tmp_path / "effcnn_helpers",
+                    ignore=shutil.ignore_patterns("recorded", "__pycache__"))
+    path = tmp_path / "effcnn_helpers" / module
+    source = path.read_text(encoding="utf-8")
+    assert right in source
+    path.write_text(source.replace(right, wrong), encoding="utf-8")
+    environment = {**os.environ, "EFFCNN_PROFILE": "smoke", "PYTHONPATH": str(tmp_path)}
+    del environment["MPLBACKEND"]
+    bad, output = run_nbval(ROOT / f"notebooks/{stem}.ipynb", environment, tmp_path / "report.xml")
+    assert bad, output

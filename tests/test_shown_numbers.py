@@ -1,6 +1,8 @@
 """The numbers that the README and the committed notebooks show are the recorded ones."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -8,6 +10,7 @@ import pytest
 
 from effcnn_helpers.cli import main
 from effcnn_helpers.models import MODELS
+from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
 from effcnn_helpers.tables import (
     combinations_in_one_line,
     compare_technique,
@@ -105,6 +108,21 @@ def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
             of_models |= dict(re.findall(r"([\d.]+K(?:-DW)?): ours (.*?), paper", text))
     expected = {model: row["ours (%)"] for dataset in MODELS for model, row in worded(table_3(dataset)).iterrows()}
     assert of_models == expected, "make refresh"
+
+
+def test_a_stale_number_turns_the_suite_red(tmp_path, monkeypatch):
+    """One more image right in one record, and what the notebooks show is no longer what is recorded."""
+    shutil.copytree(recorded_dir(), tmp_path / "recorded")
+    monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path / "recorded"))
+    test_headlines_of_the_notebooks_show_the_recorded_accuracies()
+    run = table_runs("143k-dw", ("mixup",))[0]
+    fixed = dict(list(run.misclassified.items())[1:])
+    text = record_to_json(replace(run, misclassified=fixed, correct=run.correct + 1))
+    (recorded_dir() / run.config.name / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match="10_mixup: make refresh"):
+        test_headlines_of_the_notebooks_show_the_recorded_accuracies()
+    with pytest.raises(AssertionError, match="10_mixup.ipynb: make refresh"):
+        test_technique_tables_in_the_notebooks_show_the_recorded_accuracies()
 
 
 @pytest.mark.parametrize("dataset, stem", [("mnist", "00_start_here"), ("cifar10", "05_cifar10_143k")])

@@ -27,7 +27,8 @@ def results(format: str) -> int:
         print(f"**{title}**\n" if format == "markdown" else f"{title}\n")
         print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images. Gain: over the baseline\n"
-          "of the same seed, ± its standard error; two of them are the border of noise.")
+          "of the same seed, ± its standard error; two of them are the border of noise. A row with a single run is\n"
+          "judged by the pooled spread of those rows of its table that have several.")
     if latency_path().exists():
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
