@@ -1,5 +1,5 @@
 # Each target sets up .venv by itself and only wraps a command that works without make (see README.md).
-.PHONY: notebooks test lab refresh book figures results bench clean help
+.PHONY: notebooks test test-latest lab refresh book figures results bench clean help
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 # On Windows a virtual environment keeps its programs in Scripts.
 BIN = .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED = .venv/installed
+LATEST = .venv-latest
+LATEST_BIN = $(subst .venv,$(LATEST),$(BIN))
 
 ifdef EFFCNN_DATA_DIR
 export EFFCNN_DATA_DIR := $(abspath $(EFFCNN_DATA_DIR))
@@ -18,6 +20,9 @@ notebooks: $(INSTALLED)  ## execute the whole series; executed copies go to buil
 test: $(INSTALLED)  ## unit tests and the notebooks' regression tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+test-latest: $(LATEST)/installed  ## the same tests beside the newest torch, installed as on Colab
+	$(LATEST_BIN)/python -m pytest
 
 lab: $(INSTALLED)  ## open the series in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -42,11 +47,19 @@ clean:  ## remove what was built (the recorded runs and .venv stay)
 	find effcnn_helpers tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 # Written last, so that an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e ".[deploy,dev]"
+	@date > $@
+
+# torch first, as Colab has it; then what is missing beside it.
+$(LATEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST_BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on torch==2.14.1 torchvision==0.29.1
+	$(LATEST_BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	$(LATEST_BIN)/python -m effcnn_helpers.complete_install deploy dev
 	@date > $@

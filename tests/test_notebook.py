@@ -49,8 +49,10 @@ def test_headline_is_found_by_the_runner(capsys):
 def test_requirements_that_are_there_are_not_installed_again(monkeypatch):
     assert complete_install.missing_requirements("effcnn") == []
     monkeypatch.setattr(complete_install.importlib.metadata, "requires",
-                        lambda name: ["torch>=99", "no-such-package-here==1", "left-out; extra == 'dev'"])
+                        lambda name: ["torch>=99", "no-such-package-here==1", "left-out; extra == 'out'"])
     assert complete_install.missing_requirements("effcnn") == ["no-such-package-here==1"]
+    assert complete_install.missing_requirements("effcnn", ("dev",)) == ["no-such-package-here==1"]
+    assert complete_install.missing_requirements("effcnn", ("out", "in")) == ["no-such-package-here==1", "left-out"]
 
 
 def test_completing_an_install_needs_only_the_standard_library():

@@ -46,11 +46,11 @@ def test_every_dependency_has_an_exact_pin(project):
 def make_targets() -> dict[str, str]:
     """Each target of the Makefile with its recipe."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([a-z]+):.*\n((?:\t.*\n)+)", text, flags=re.MULTILINE))
+    return dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", text, flags=re.MULTILINE))
 
 
 def test_makefile_has_the_agreed_targets_and_each_of_the_readmes():
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert TARGETS | named <= set(make_targets())
 
 
@@ -72,7 +72,7 @@ def test_commands_that_make_and_the_readme_call_exist(capsys):
 def test_targets_are_declared_phony_and_helped():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()) == set(make_targets())
-    assert set(re.findall(r"^([a-z]+):.*##", text, re.MULTILINE)) == set(make_targets())
+    assert set(re.findall(r"^([a-z-]+):.*##", text, re.MULTILINE)) == set(make_targets())
 
 
 def test_continuous_integration_calls_make_test():
