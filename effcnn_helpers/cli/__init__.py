@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   python -m effcnn_helpers results --format markdown
       the paper's tables with our numbers beside them
   python -m effcnn_helpers bench
-      measure latency and size on this machine, in about 4 minutes (--full: 20)
+      measure latency and size on this machine, in about 2 minutes (--full: 15)
   python -m effcnn_helpers run 01 04
       execute two notebooks headless; the executed copies go to build/notebooks
   python -m effcnn_helpers book
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
 
     bench = commands.add_parser("bench", help="measure latency and size of the recorded networks")
-    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more rounds (about 20 minutes)")
+    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more batch sizes (about 15 minutes)")
     bench.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, else "
                        "build/latency.json)")

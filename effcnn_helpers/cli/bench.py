@@ -5,12 +5,14 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import torch
 from torch import nn
 
-from ..data import ImageDataset, load_images, normalise
+from ..data import ImageDataset, Images, load_images, normalise
 from ..latency import (
+    BATCH,
     SCHEMA_VERSION,
     busy_cores,
     ceilings,
@@ -31,6 +33,7 @@ BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these
 CHANGING = (("blurpool",), ("squeeze_excite",))  # techniques that stay in the deployed network
 BATCHES = (1, 8, 32, 128, 512, 1024)
+ROUNDS = 7
 SINGLE_IMAGES = 300
 SAME = 1e-3  # logits of two runtimes may differ by so much, in parts of the largest
 
@@ -38,7 +41,7 @@ SAME = 1e-3  # logits of two runtimes may differ by so much, in parts of the lar
 def bench(full: bool, threads: int, out: Path | None) -> int:
     """Measure, write a JSON file, compare its ratios with the recorded ones; 0 unless a runtime computes wrongly.
 
-    full: all runtimes on all models, more rounds, more batch sizes (about 20 minutes instead of 4).
+    full: all runtimes on all models, more batch sizes (about 15 minutes instead of 2).
     out: by default the package's recorded file for `full`, build/latency.json for a quick one.
     Raises ValueError while a sweep runs on this machine, or when a model has no recorded run.
     """
@@ -49,22 +52,30 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
     tune_allocator()
     started, clock = now(), time.monotonic()
     datasets = {name: load_images(name) for name in MODELS}
-    examples = {name: normalise(dataset.train.x[:300], name) for name, dataset in datasets.items()}
     networks = {name: network_of(*name.split("/")) for name in names_of_networks(full)}
-    variants = {f"{name}/{runtime}": prepare(runtime, network, examples[dataset_of(name.split("/")[0])], threads)
-                for name, network in networks.items()
-                for runtime in RUNTIMES if runtime == "eager" or full or name.split("/")[0] in SMALLEST}
-    checks = check_outputs(variants, datasets, threads)
-    rows = measure(variants, datasets, full, threads)
+    roofs = ceilings(threads)
+    plain = {f"{name}/eager": prepare("eager", network, torch.empty(0))
+             for name, network in networks.items() if "/" not in name}
+    checks, rows = [], measure_passes("models", plain, datasets, threads)
+    for model in (name for name in networks if "/" not in name and (full or name in SMALLEST)):
+        dataset = datasets[dataset_of(model)]
+        examples = normalise(dataset.train.x[:300], dataset.name)
+        variants = {f"{name}/{runtime}": prepare(runtime, network, examples, threads)
+                    for name, network in networks.items() if name.split("/")[0] == model for runtime in RUNTIMES}
+        checks += check_outputs(variants, dataset, threads)
+        # On their own, in a quick bench as in a full one: so their ratios can be compared.
+        rows += measure(dict(list(variants.items())[:len(RUNTIMES)]), dataset, full, threads)
+        if len(variants) > len(RUNTIMES):
+            rows += measure_passes("techniques", variants, datasets, threads)
     record = {
         "schema_version": SCHEMA_VERSION, "kind": "full" if full else "quick", "threads": threads,
         "machine": {"cpu": cpu_name(), "cores": psutil.cpu_count(), "busy_cores_before": round(before, 2),
                     "busy_cores_after": round(busy_cores(), 2)},
         "ceilings": dict(zip(("gigaoperations_per_second", "gigabytes_per_second"),
-                             (round(roof, 2) for roof in ceilings(threads)), strict=True)),
+                             (round(roof, 2) for roof in roofs), strict=True)),
         "environment": describe_environment(), "git": describe_git(), "started": started, "ended": now(),
-        "sizes": {name: sizes(network, examples[dataset_of(name)]) for name, network in networks.items()
-                  if "/" not in name and (full or name in SMALLEST)},
+        "sizes": {name: sizes(network, normalise(datasets[dataset_of(name)].train.x[:300], dataset_of(name)))
+                  for name, network in networks.items() if "/" not in name and (full or name in SMALLEST)},
         "checks": checks, "rows": rows,
     }
     path = out or (latency_path() if full else Path("build/latency.json"))
@@ -102,7 +113,7 @@ def network_of(model: str, techniques: str = "") -> nn.Module:
     return read_network(runs[0])
 
 
-def check_outputs(variants: dict[str, Predict], datasets: dict[str, ImageDataset], threads: int) -> list[dict]:
+def check_outputs(variants: dict[str, Predict], dataset: ImageDataset, threads: int) -> list[dict]:
     """Each variant against eager PyTorch on all test images, a row each.
 
     Columns: variant, max_difference (of the logits), accuracy_percent, other_answers (images), wrong.
@@ -112,7 +123,6 @@ def check_outputs(variants: dict[str, Predict], datasets: dict[str, ImageDataset
     rows, eager = [], {}
     for variant, predict in variants.items():
         name, runtime = variant.rsplit("/", 1)
-        dataset = datasets[dataset_of(name.split("/")[0])]
         logits = torch.cat([predict(normalise(x, dataset.name)) for x in dataset.test.x.split(128)])
         reference = eager.setdefault(name, logits)
         answers = logits.argmax(dim=1)
@@ -126,41 +136,46 @@ def check_outputs(variants: dict[str, Predict], datasets: dict[str, ImageDataset
     return rows
 
 
-def measure(variants: dict[str, Predict], datasets: dict[str, ImageDataset], full: bool, threads: int) -> list[dict]:
-    """Three views of every variant, a row each: view, variant, batch, and the times of its rounds.
+def measure_passes(view: str, variants: dict[str, Predict], datasets: dict[str, ImageDataset],
+                   threads: int) -> list[dict]:
+    """Rows of ms for all test images, batch by batch of 128, normalising included (the paper's view), in turn.
 
-    pass: ms for all test images, batch by batch of 128, normalising included (the paper's view); batch: ms
-    for one batch of normalised images; single: p50, p90 and p99 of many calls with one image each.
+    view: "models" (the plain networks side by side), "pass" (a network's runtimes) or "techniques" (a network
+    with and without what changes it, in all runtimes).
     """
-    def dataset_for(variant: str) -> ImageDataset:
-        return datasets[dataset_of(variant.split("/")[0])]
+    def images(variant: str) -> tuple[Images, str]:
+        dataset = datasets[dataset_of(variant.split("/")[0])]
+        return dataset.test, dataset.name
 
-    def batch_of(variant: str, size: int) -> torch.Tensor:
-        return normalise(dataset_for(variant).test.x[:size], dataset_for(variant).name)
+    passes = {variant: partial(one_pass, predict, *images(variant)) for variant, predict in variants.items()}
+    times = time_interleaved(passes, ROUNDS, threads, warm_up=lambda variant: variants[variant](
+        normalise(images(variant)[0].x[:BATCH], images(variant)[1])))
+    print(f"{view}: passes over the test images, {', '.join(dict.fromkeys(v.split('/')[0] for v in variants))}",
+          flush=True)
+    return [{"view": view, "variant": variant, "batch": BATCH, "times_ms": ms_of(times, variant)}
+            for variant in variants]
 
-    def row(view: str, variant: str, size: int, times) -> dict:
-        of_variant = times[times["variant"] == variant]
-        if view == "single":
-            summary = percentiles(of_variant).loc[variant].round(4).to_dict() | {"calls": len(of_variant)}
-        else:
-            summary = {"times_ms": of_variant["ms"].round(4).to_list()}
-        return {"view": view, "variant": variant, "batch": size, **summary}
 
-    rows = []
-    passes = {variant: partial(one_pass, predict, dataset_for(variant).test, dataset_for(variant).name)
-              for variant, predict in variants.items()}
-    times = time_interleaved(passes, rounds=7 if full else 3, threads=threads,
-                             warm_up=lambda variant: variants[variant](batch_of(variant, 128)))
-    rows += [row("pass", variant, 128, times) for variant in variants]
-    print(f"passes over the test images: {len(variants)} variants", flush=True)
+def measure(variants: dict[str, Predict], dataset: ImageDataset, full: bool, threads: int) -> list[dict]:
+    """Three views of one network's runtimes: "pass"; "batch", ms for one batch of normalised images; and
+    "single", p50, p90 and p99 of many calls with one image each."""
+    def calls_with(size: int) -> dict[str, partial]:
+        x = normalise(dataset.test.x[:size], dataset.name)
+        return {variant: partial(predict, x) for variant, predict in variants.items()}
+
+    rows = measure_passes("pass", variants, {dataset.name: dataset}, threads)
     for size in BATCHES if full else ():
-        calls = {variant: partial(predict, batch_of(variant, size)) for variant, predict in variants.items()}
-        times = time_interleaved(calls, rounds=5 if size > 128 else 15, threads=threads)
-        rows += [row("batch", variant, size, times) for variant in variants]
-        print(f"batches of {size}", flush=True)
-    calls = {variant: partial(predict, batch_of(variant, 1)) for variant, predict in variants.items()}
-    times = time_interleaved(calls, rounds=SINGLE_IMAGES, threads=threads)
-    return rows + [row("single", variant, 1, times) for variant in variants]
+        times = time_interleaved(calls_with(size), rounds=5 if size > 128 else 15, threads=threads)
+        rows += [{"view": "batch", "variant": variant, "batch": size, "times_ms": ms_of(times, variant)}
+                 for variant in variants]
+    times = time_interleaved(calls_with(1), rounds=SINGLE_IMAGES, threads=threads)
+    summary = percentiles(times).round(4)
+    return rows + [{"view": "single", "variant": variant, "batch": 1, **summary.loc[variant], "calls": SINGLE_IMAGES}
+                   for variant in variants]
+
+
+def ms_of(times: pd.DataFrame, variant: str) -> list[float]:
+    return times.loc[times["variant"] == variant, "ms"].round(4).to_list()
 
 
 def as_json(record: dict) -> str:
