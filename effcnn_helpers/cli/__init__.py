@@ -68,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
 
     bench = commands.add_parser("bench", help="measure latency and size of the recorded networks")
-    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more batch sizes (about 15 minutes)")
+    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more batch sizes "
+                       "(about 15 minutes)")
     bench.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, else "
                        "build/latency.json)")
