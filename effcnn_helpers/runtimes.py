@@ -5,13 +5,15 @@ ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy` and are impor
 
 import contextlib
 import copy
+import ctypes
 import importlib
 import io
 import logging
 import os
+import platform
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -90,11 +92,31 @@ def in_openvino(model, threads: int) -> Predict:
         if len(x) not in requests:
             fixed = model.clone()
             fixed.reshape(list(x.shape))
-            requests[len(x)] = core.compile_model(fixed, "CPU", settings).create_infer_request()
+            with signal_stack_kept():
+                requests[len(x)] = core.compile_model(fixed, "CPU", settings).create_infer_request()
         logits = requests[len(x)].infer({0: x.contiguous().numpy()}, share_inputs=True)[0]
         return torch.from_numpy(logits.copy())  # the request's own memory is used again by the next call
 
     return call
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Put back this thread's alternate signal stack, which OpenVINO replaces by one of its own when it compiles.
+
+    It frees its own with the last of its models, and the next signal after that, such as an interrupted cell's,
+    would crash Python. Linux with glibc only: elsewhere nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(24)  # stack_t: an address, flags, a size
+    libc.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        libc.sigaltstack(before, None)
 
 
 def without_composers_blurpool(network: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -147,7 +169,7 @@ def quantised(network: nn.Module, examples: torch.Tensor):
     required("rich").reconfigure(quiet=True, force_jupyter=False)  # NNCF's progress bars: widgets, in a notebook
     batches = [batch.contiguous().numpy() for batch in examples.split(100)]
     # torch's extensions, which NNCF loads, say there whether they have found a GPU's compiler.
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()), signal_stack_kept():
         return nncf.quantize(openvino_model(network, examples), nncf.Dataset(batches), subset_size=len(batches))
 
 

@@ -22,7 +22,7 @@ from effcnn_helpers.cli.book import book
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in
              sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) + sorted(ROOT.glob("notebooks/solutions/*.ipynb"))]
-PAGES = ["index.html"] + [f"{name}.html" for name in NOTEBOOKS]
+PAGES = ["index.html"] + [f"{name}.html" for name in NOTEBOOKS] + ["notebooks/INSTRUCTORS.html"]
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -74,7 +74,7 @@ def test_contents_list_every_notebook_in_order(pages, soups):
 
 
 def test_links_of_the_readme_lead_to_pages(pages, soups):
-    named = re.findall(r"\]\((notebooks/.*?)\.ipynb\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    named = re.findall(r"\]\((notebooks/.*?)\.(?:ipynb|md)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     links = [link["href"] for link in soups[pages / "index.html"].select("article a[href^=notebooks]")]
     assert links == [f"{name}.html" for name in named] and named
 

@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -76,3 +78,24 @@ def test_sizes_are_weights_and_overhead(cases):
     assert found["weights"] == 4 * numbers + 4 * counters
     assert all(found[name] > found["weights"] for name in ("safetensors", "state_dict", "onnx"))
     assert found["int8_weights"] < found["weights"] < found["int8_graph"]
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "int8"])
+def test_a_signal_after_a_runtime_is_gone_does_not_crash_python(runtime):
+    """OpenVINO leaves a signal stack that it has freed: where it stays, any signal ends the process with SIGSEGV."""
+    code = f"""
+import gc, os, signal, torch
+from effcnn_helpers.models import build_model
+from effcnn_helpers.runtimes import prepare
+signal.signal(signal.SIGUSR1, lambda number, frame: print("alive"))
+x = torch.randn(100, 1, 28, 28)
+first, second = (prepare({runtime!r}, build_model("1.5k-dw").eval(), x) for _ in range(2))
+first(x), second(x)
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr

@@ -36,7 +36,7 @@ CONTENTS = """
 :hidden:
 :glob:
 :caption: The series
-notebooks/*
+notebooks/[0-9]*
 ```
 
 ```{toctree}
@@ -44,6 +44,13 @@ notebooks/*
 :glob:
 :caption: Solutions
 notebooks/solutions/*
+```
+"""
+INSTRUCTORS = """
+```{toctree}
+:hidden:
+:caption: Teaching it
+notebooks/INSTRUCTORS
 ```
 """
 
@@ -70,7 +77,7 @@ def book(out: Path) -> int:
     bare = [path.stem for path in series if not is_executed(path)]
     if bare:
         print(f"no outputs in {', '.join(bare)}; make refresh executes the notebooks")
-    print(f"{1 + len(pages)} pages; open {out / 'index.html'}")
+    print(f"{len(pages)} notebooks; open {out / 'index.html'}")
     return 0
 
 
@@ -84,7 +91,8 @@ def write_source(folder: Path, notebooks: list[Path]) -> None:
     for path in {*notebooks, *filter(Path.is_file, linked)}:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path)
-    (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
+    contents = CONTENTS + (INSTRUCTORS if Path("notebooks/INSTRUCTORS.md") in linked else "")
+    (folder / "index.md").write_text(readme + contents, encoding="utf-8")
     (folder / "static").mkdir()
     (folder / "static/book.css").write_text(STYLE, encoding="utf-8")
     (folder / "conf.py").write_text(CONFIGURATION, encoding="utf-8")
