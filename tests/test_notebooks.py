@@ -18,8 +18,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from effcnn_helpers.cli.run import execute
-
 ROOT = Path(__file__).parents[1]
 SERIES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
@@ -53,12 +51,21 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
     return bad, done.stdout + done.stderr
 
 
+def run_in_smoke(path: Path) -> str:
+    """"" when the notebook runs, else what went wrong; in a process of its own, as asyncio wants a main thread."""
+    code = "import pathlib, sys; from effcnn_helpers.cli.run import execute; " \
+           "sys.exit(execute(pathlib.Path(sys.argv[1]), 'smoke')[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory, real_data_dir):
     """All notebooks in both variants under nbval, and all solutions, two at a time: what came of each."""
     folder = tmp_path_factory.mktemp("nbval")
     (folder / "no records").mkdir()
-    base = {**os.environ, "EFFCNN_PROFILE": "smoke"}
+    # Two kernels share the cores: threads that wait must not spin.
+    base = {**os.environ, "EFFCNN_PROFILE": "smoke", "OMP_WAIT_POLICY": "passive"}
     # conftest.py's: here the committed runs are wanted, and pictures inside the notebook.
     del base["EFFCNN_RECORDED_DIR"], base["MPLBACKEND"]
     environments = {
@@ -68,7 +75,7 @@ def executed(tmp_path_factory, real_data_dir):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         jobs = {(path.stem, variant): pool.submit(run_nbval, path, environment, folder / f"{path.stem}-{variant}.xml")
                 for path in SERIES for variant, environment in environments.items()}
-        jobs |= {path.stem: pool.submit(execute, path, "smoke") for path in SOLUTIONS}
+        jobs |= {path.stem: pool.submit(run_in_smoke, path) for path in SOLUTIONS}
         return {key: job.result() for key, job in jobs.items()}
 
 
@@ -81,8 +88,7 @@ def test_notebook_gives_its_committed_outputs(path, variant, executed):
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_solutions_solve_their_exercises(path, executed):
-    _, error = executed[path.stem]
-    assert error is None
+    assert executed[path.stem] == ""
 
 
 @pytest.mark.parametrize("path", SERIES + SOLUTIONS, ids=lambda path: path.stem)
@@ -93,7 +99,8 @@ def test_notebook_is_committed_as_it_ran(path):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run top to bottom: make refresh"
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert "widgets" not in notebook.metadata
-    assert all(len(cell.source.splitlines()) <= 25 for cell in cells), "split the cells of more than 25 lines"
+    code = [[line for line in cell.source.splitlines() if line.strip()] for cell in cells]
+    assert all(len(lines) <= 25 for lines in code), "split the cells of more than 25 lines"
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
