@@ -1,9 +1,14 @@
 """One look for the whole series. Functions draw on the axes they are given and return them."""
 
+import re
+from collections import Counter
+
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -35,6 +40,37 @@ def use_style() -> None:
         # The same figure gives the same SVG file, and its text stays text.
         "svg.hashsalt": "effcnn", "svg.fonttype": "none",
     })
+    shell = get_ipython()
+    if shell is not None:
+        matplotlib.pyplot.switch_backend(matplotlib.get_backend())  # loads IPython's own way to draw, replaced here
+        shell.display_formatter.formatters["image/png"].for_type(Figure, png_with_words)
+
+
+def png_with_words(figure: Figure) -> tuple[str, dict] | None:
+    """A figure for a notebook: the picture in base64, and its description as alternative text. None when empty."""
+    picture = print_figure(figure, base64=True)
+    return picture and (picture, {"alt": describe(figure)})
+
+
+def describe(figure: Figure) -> str:
+    """What a figure shows, in words, for whoever cannot see it: titles, axes and legend of each panel."""
+    panels = []
+    for ax in figure.axes:
+        x, y, title = ax.get_xlabel(), ax.get_ylabel(), ax.get_title()
+        about = [title or ("Picture" if ax.images else "Plot")]
+        if x or y:
+            about.append(f"{y} against {x}" if x and y else x or y)
+        for axis in (ax.yaxis, ax.xaxis):
+            names = [text.get_text() for text in axis.get_ticklabels() if re.search("[A-Za-z]{2}", text.get_text())]
+            if axis.get_visible() and names:
+                about.append(f"for {', '.join(names)}")
+        legend = ax.get_legend()
+        if legend:
+            about.append(f"legend: {', '.join(text.get_text() for text in legend.get_texts())}")
+        panels.append("; ".join(about))
+    # Rows of pictures without titles need no list of them.
+    counted = [f"{words} ({count} times)" if count > 1 else words for words, count in Counter(panels).items()]
+    return ". ".join([text for text in (figure.get_suptitle(), *counted, figure.get_supxlabel()) if text])
 
 
 def label_of(model: str) -> str:

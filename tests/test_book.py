@@ -90,7 +90,10 @@ def test_page_has_the_notebooks_headings_cells_and_pictures(name, pages, soups):
     code = cells(name, "code")
     assert len(soup.select("article .cell_input")) == sum(any(cell["source"]) for cell in code)
     drawn = [output for cell in code for output in cell["outputs"] if "image/png" in output.get("data", {})]
-    assert len(soup.select("article .cell_output img")) == len(drawn)
+    pictures = soup.select("article .cell_output img")
+    assert len(pictures) == len(drawn)
+    for picture, output in zip(pictures, drawn, strict=True):
+        assert output["metadata"]["image/png"]["alt"] in picture["alt"]
     # Formulas are in the page as MathML; nothing is left for a script to convert.
     assert len(soup.select("math[display=block]")) == prose.count("$$") / 2
     assert not re.search(r"\\\(|\\\[|\\frac|\\text", soup.article.text)

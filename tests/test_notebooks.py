@@ -101,6 +101,8 @@ def test_notebook_is_committed_as_it_ran(path):
     assert "widgets" not in notebook.metadata
     code = [[line for line in cell.source.splitlines() if line.strip()] for cell in cells]
     assert all(len(lines) <= 25 for lines in code), "split the cells of more than 25 lines"
+    drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert all(output.metadata["image/png"]["alt"] for output in drawn), "pictures without words: make refresh"
 
 
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)

@@ -1,3 +1,4 @@
+import base64
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from effcnn_helpers.plots import (
     KIND_COLORS,
     MODEL_COLORS,
     TECHNIQUE_COLORS,
+    describe,
     draw_convolution_costs,
     label_of,
     plot_against_paper,
@@ -23,6 +25,7 @@ from effcnn_helpers.plots import (
     plot_layer_costs,
     plot_loss,
     plot_times,
+    png_with_words,
     show_images,
     stamp,
     use_style,
@@ -256,3 +259,28 @@ def test_times_are_bars_with_their_median_and_ratio(ax):
     plot_times(summary, ax, "time")
     assert [patch.get_width() for patch in ax.patches] == [11, 24]
     assert [text.get_text().strip() for text in ax.texts] == ["11.0 ms, ×1.00", "24.0 ms, ×2.00"]
+
+
+def test_a_figure_is_described_by_its_titles_axes_and_legend(ax, make_record):
+    plot_curves([make_record(seed=0), make_record(seed=1)], ax)
+    assert describe(ax.figure) == ("Test accuracy after each epoch; Test accuracy (%) against Epoch; "
+                                   "legend: 1.5K-DW, 2 seeds, paper: 98.35 %")
+
+
+def test_rows_of_bars_and_equal_pictures_are_named_once():
+    figure, axes = plt.subplots(1, 4)
+    axes[0].barh(["eager", "compiled"], [1, 2])
+    axes[0].set(title="Latency", xlabel="Milliseconds")
+    for ax in axes[1:]:
+        ax.imshow([[0, 1]])
+    figure.supxlabel("smoke profile")
+    assert describe(figure) == "Latency; Milliseconds; for eager, compiled. Picture (3 times). smoke profile"
+
+
+def test_pictures_in_a_notebook_carry_their_description():
+    figure, ax = plt.subplots()
+    ax.set_title("What the parameters buy")
+    picture, metadata = png_with_words(figure)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert metadata == {"alt": describe(figure)}
+    assert png_with_words(plt.figure()) is None

@@ -91,11 +91,24 @@ def write_source(folder: Path, notebooks: list[Path]) -> None:
     for path in {*notebooks, *filter(Path.is_file, linked)}:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path)
+    for path in notebooks:
+        (folder / path).write_text(with_alternative_texts(path.read_text(encoding="utf-8")), encoding="utf-8")
     contents = CONTENTS + (INSTRUCTORS if Path("notebooks/INSTRUCTORS.md") in linked else "")
     (folder / "index.md").write_text(readme + contents, encoding="utf-8")
     (folder / "static").mkdir()
     (folder / "static/book.css").write_text(STYLE, encoding="utf-8")
     (folder / "conf.py").write_text(CONFIGURATION, encoding="utf-8")
+
+
+def with_alternative_texts(notebook: str) -> str:
+    """A notebook's JSON with its pictures' descriptions where MyST-NB looks for them: in the cell's metadata."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        described = (output.get("metadata", {}).get("image/png", {}) for output in cell.get("outputs", []))
+        words = " ".join(metadata["alt"] for metadata in described if "alt" in metadata)
+        if words:
+            cell["metadata"]["mystnb"] = {"image": {"alt": words}}
+    return json.dumps(content)
 
 
 def is_executed(path: Path) -> bool:
