@@ -132,17 +132,19 @@ class Gain:
 
 
 def gain_over(runs: list[RunRecord], baseline: list[RunRecord], table_sd_percent: float = 0.0) -> Gain | None:
-    """The mean difference of runs and the baseline's runs of the same seeds; None without a common seed.
+    """The mean of runs minus the mean of the baseline's; None where either has no run.
 
-    Its standard error joins that of the test images (paired, see `paired_difference`; more seeds see the
-    same images, so they do not lower it) with the spread between seeds, as far as it is known.
+    Every run is held against every run of the baseline: a seed's start is the same for both, but after some
+    hundred steps it says nothing about where either gets to. The standard error joins that of the test images
+    (paired, see `paired_difference`; more seeds see the same images, so they do not lower it) with the spread
+    between seeds on both sides, as far as it is known.
     """
-    by_seed = {run.config.seed: run for run in baseline}
-    pairs = [paired_difference(run, by_seed[run.config.seed]) for run in runs if run.config.seed in by_seed]
+    pairs = [paired_difference(run, other) for run in runs for other in baseline]
     if not pairs:
         return None
     points, errors = (statistics.mean(column) for column in zip(*pairs, strict=True))
-    return Gain(points, math.sqrt(errors**2 + 2 * table_sd_percent**2 / len(pairs)))
+    spread = table_sd_percent * math.sqrt(1 / len(runs) + 1 / len(baseline))
+    return Gain(points, math.hypot(errors, spread))
 
 
 def table_4(dataset: str, root: Path | None = None) -> pd.DataFrame:
