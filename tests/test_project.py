@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -87,6 +88,21 @@ def test_links_of_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_the_maps_of_the_readme_and_of_notebook_00_agree_with_the_notebooks():
+    start = nbformat.read(ROOT / "notebooks/00_start_here.ipynb", as_version=4)
+    of_readme, of_notebook = (
+        re.findall(r"^\| \[\d\d · .*$", text.replace("](notebooks/", "]("), re.MULTILINE)
+        for text in ((ROOT / "README.md").read_text(encoding="utf-8"), "\n".join(cell.source for cell in start.cells)))
+    assert of_readme == of_notebook
+    series = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert len(of_readme) == len(series)
+    for line, path in zip(of_readme, series, strict=True):
+        opening = nbformat.read(path, as_version=4).cells[0].source
+        name, _, _, minutes, *_ = line.strip("| ").split(" | ")
+        assert name.endswith(f"]({path.name})") and opening.startswith(f"# {path.name[:2]} · ")
+        assert f"**Time:** {minutes} minutes" in opening
 
 
 def test_no_tracked_text_holds_a_path_of_somebodys_machine(tracked):
