@@ -69,8 +69,9 @@ def check(answer, *tests: tuple[Callable, str]) -> Check:
 def tell(run: RunRecord) -> None:
     """Print what a live run was and where it got to, in one line."""
     config = run.config
-    print(f"{plots.label_of(config.model)}: {config.epochs} epochs on {config.train_images:,} images in "
-          f"{run.train_seconds:.0f} s: {run.accuracy_percent:.1f} % of {run.total:,} test images")
+    epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
+    print(f"{plots.label_of(config.model)}: {epochs} on {config.train_images:,} images in {run.train_seconds:.0f} s: "
+          f"{run.accuracy_percent:.1f} % of {run.total:,} test images")
 
 
 def headline(text: str) -> None:

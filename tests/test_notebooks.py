@@ -40,7 +40,8 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
     nbval marks the rest of a notebook so when a cell has timed out."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-kernel-startup-timeout=120",
-         f"--nbval-cell-timeout={cell_seconds}", f"--junitxml={report}", "-p", "no:cacheprovider",
+         f"--nbval-cell-timeout={cell_seconds}", f"--nbval-sanitize-with={ROOT / 'tests/sanitize.cfg'}",
+         f"--junitxml={report}", "-p", "no:cacheprovider",
          "-o", "filterwarnings=", "-q", str(path)],
         cwd=ROOT, env=environment, capture_output=True, text=True)
     cases = ElementTree.parse(report).getroot().findall(".//testcase")
