@@ -53,8 +53,9 @@ def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: i
     if runtime == "frozen":
         example = examples[:1].contiguous(memory_format=torch.channels_last)
         network = without_composers_blurpool(network, example).to(memory_format=torch.channels_last)
-        traced = torch.jit.trace(network, example)
-        return in_torch(torch.jit.freeze(traced), torch.channels_last)  # folds each BatchNorm into its convolution
+        with warnings.catch_warnings(action="ignore"):  # newer versions of torch announce its end
+            frozen = torch.jit.freeze(torch.jit.trace(network, example))  # folds each BatchNorm into its convolution
+        return in_torch(frozen, torch.channels_last)
     if runtime == "onnxruntime":
         return in_onnxruntime(onnx_bytes(network, examples), threads)
     if runtime == "openvino":
