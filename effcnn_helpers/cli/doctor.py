@@ -213,7 +213,7 @@ def check_records() -> Iterator[Line]:
 
 def check_speed() -> Iterator[Line]:
     """A training step's time per image, and the minutes that it makes of the reference machine's."""
-    from ..latency import busy_cores
+    from .bench import busy_cores
 
     busy = busy_cores()
     seconds = {model: probe(model) for model in REFERENCE_SECONDS}
