@@ -92,9 +92,9 @@ def ratios(times: pd.DataFrame, to: str) -> pd.DataFrame:
                          "ratio": rounds.div(rounds[to], axis=0).median()})
 
 
-def latency_path() -> Path:
-    """The recorded measurement of `python -m effcnn_helpers bench --full`."""
-    return recorded_dir() / "latency.json"
+def latency_path(root: Path | None = None) -> Path:
+    """The recorded measurement of `python -m effcnn_helpers bench --full`, among the recorded runs under `root`."""
+    return (root or recorded_dir()) / "latency.json"
 
 
 def read_latency(path: Path | None = None) -> dict:
