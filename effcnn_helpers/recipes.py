@@ -59,8 +59,10 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The run's folder: "mnist/1.5k-dw/baseline/seed0", for another length than the recipe's "baseline-60ep";
-        validation runs name what they try, too."""
+        """The run's folder among the recorded ones, say "mnist/1.5k-dw/baseline/seed0".
+
+        A run of another length than its recipe's says so ("baseline-60ep"), a validation run names what it tries.
+        """
         row = "+".join(self.techniques) or "baseline"
         if self.profile == "full" and self.evaluate_on == "test" and self.epochs != RECIPES[self.dataset]["epochs"]:
             row += f"-{self.epochs}ep"
