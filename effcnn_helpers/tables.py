@@ -237,7 +237,7 @@ def combinations_in_one_line(root: Path | None = None) -> str:
     measured = table[table["ours"].notna()]
     if measured.empty:
         return f"no combination run yet; {paper}"
-    ours = max((row for _, row in measured.iterrows()), key=lambda row: row["ours"].mean_percent)
+    ours = measured.loc[measured["ours"].map(lambda summary: summary.mean_percent).idxmax()]
     return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
 
 
