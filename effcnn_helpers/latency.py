@@ -1,23 +1,19 @@
 """How long things take: variants timed in turn, so that a busy moment of the machine meets all of them."""
 
-import contextlib
 import json
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import torch
 from torch import nn
 
-from .data import Images, normalise
 from .paper import TABLE_3
 from .records import RecordError, recorded_dir
 from .runtimes import RUNTIMES
 
 SCHEMA_VERSION = 1
-BATCH = 128  # of the passes over the test images
 
 
 def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, threads: int = 1,
@@ -29,7 +25,9 @@ def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, t
     two calls. threads: of torch, for all variants.
     """
     rows = []
-    with torch_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
         for _ in range(rounds):
             for name, call in calls.items():
                 if warm_up:
@@ -38,18 +36,9 @@ def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, t
                     call()
                     call()
                 rows.append({"variant": name, "ms": 1000 * timeit.timeit(call, number=1)})
-    return pd.DataFrame(rows)
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """torch computes with so many threads, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
     finally:
         torch.set_num_threads(before)
+    return pd.DataFrame(rows)
 
 
 def inference(network: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -71,14 +60,6 @@ def training_step(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Calla
         nn.functional.cross_entropy(network(x), y).backward()
 
     return call
-
-
-def one_pass(predict: Callable[[torch.Tensor], torch.Tensor], images: Images, name: str) -> torch.Tensor:
-    """The answers (N,) to all images of a split, batch by batch, normalising included: the paper's measurement.
-
-    predict: from normalised images (N, C, H, W) to logits (N, 10), as from `runtimes.prepare`.
-    """
-    return torch.cat([predict(normalise(x, name)).argmax(dim=1) for x in images.x.split(BATCH)])
 
 
 def ceilings(threads: int = 1, side: int = 1_536, numbers: int = 32_000_000) -> tuple[float, float]:
@@ -111,20 +92,9 @@ def ratios(times: pd.DataFrame, to: str) -> pd.DataFrame:
                          "ratio": rounds.div(rounds[to], axis=0).median()})
 
 
-def percentiles(times: pd.DataFrame) -> pd.DataFrame:
-    """What one call in two, in ten and in a hundred exceeds: columns p50, p90, p99 (ms), a row per variant."""
-    groups = times.groupby("variant", sort=False)["ms"]
-    return pd.DataFrame({f"p{share}": groups.quantile(share / 100) for share in (50, 90, 99)})
-
-
-def busy_cores(seconds: float = 1.0) -> float:
-    """How many cores other programs keep busy, as a mean over so many seconds of waiting."""
-    return psutil.cpu_percent(interval=seconds) / 100 * psutil.cpu_count()
-
-
-def latency_path() -> Path:
-    """The recorded measurement of `python -m effcnn_helpers bench --full`."""
-    return recorded_dir() / "latency.json"
+def latency_path(root: Path | None = None) -> Path:
+    """The recorded measurement of `python -m effcnn_helpers bench --full`, among the recorded runs under `root`."""
+    return (root or recorded_dir()) / "latency.json"
 
 
 def read_latency(path: Path | None = None) -> dict:
@@ -146,30 +116,20 @@ def latency_table(record: dict, view: str) -> pd.DataFrame:
     (to eager PyTorch on the same network and batch, the median over the rounds); for the view "single" p50,
     p90, p99 and the ratio of p50.
     """
+    of_view = [row for row in record["rows"] if row["view"] == view]
+    times = {(row["variant"], row["batch"]): pd.Series(row.get("times_ms") or [row["p50"]]) for row in of_view}
     rows = []
-    for row in (row for row in record["rows"] if row["view"] == view):
-        name, runtime = row["variant"].rsplit("/", 1)
-        model, _, techniques = name.partition("/")
+    for row in of_view:
+        network, runtime = row["variant"].rsplit("/", 1)
+        model, _, techniques = network.partition("/")
+        ours, eager = times[row["variant"], row["batch"]], times[f"{network}/eager", row["batch"]]
         if view == "single":
             summary = {share: row[share] for share in ("p50", "p90", "p99")}
         else:
-            times = pd.Series(row["times_ms"])
-            summary = {"ms": times.median(), "lower": times.quantile(0.25), "upper": times.quantile(0.75)}
+            summary = {"ms": ours.median(), "lower": ours.quantile(0.25), "upper": ours.quantile(0.75)}
         rows.append({"model": model, "techniques": techniques, "runtime": runtime, "batch": row["batch"], **summary,
-                     "times": row.get("times_ms") or [row["p50"]]})
-    table = pd.DataFrame(rows)
-    eager = {(row.model, row.techniques, row.batch): row.times for row in table.itertuples() if row.runtime == "eager"}
-    table["ratio"] = [pd.Series(row.times).div(pd.Series(eager[row.model, row.techniques, row.batch])).median()
-                      for row in table.itertuples()]
-    return table.drop(columns="times")
-
-
-def median_ratios(record: dict) -> pd.Series:
-    """Every ratio to eager PyTorch in a measurement, by (view, model, techniques, runtime, batch)."""
-    keys = ["view", "model", "techniques", "runtime", "batch"]
-    views = dict.fromkeys(row["view"] for row in record["rows"])
-    table = pd.concat([latency_table(record, view).assign(view=view) for view in views])
-    return table[table["runtime"] != "eager"].set_index(keys)["ratio"]
+                     "ratio": (ours / eager).median()})
+    return pd.DataFrame(rows)
 
 
 def in_one_line(record: dict) -> str:

@@ -9,10 +9,11 @@ import pandas as pd
 from torch.optim.swa_utils import update_bn
 
 from .data import BatchLoader, ImageDataset
-from .latency import passes_by_model, read_latency
-from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES
+from .latency import latency_path, passes_by_model, read_latency
+from .models import dataset_of
+from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES, table_3_row
 from .recipes import TECHNIQUE_MODELS
-from .records import all_runs, read_network, recorded_dir, table_runs
+from .records import all_runs, read_network, table_runs
 from .techniques import labels_of
 from .training import RunRecord, predict
 
@@ -85,34 +86,6 @@ def paired_difference(first: RunRecord, second: RunRecord) -> tuple[float, float
     return 100 * (only_second - only_first) / n, 100 * math.sqrt(variance) / n
 
 
-def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
-    """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
-
-    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_seconds,
-    our_seconds (one pass over the test images, eager PyTorch, median of the recorded measurement; None without
-    one), paper_kb, our_kb (torch's pickled state dict, 1 KB = 1,024 bytes: so weighed, ours agree with the paper's).
-    """
-    rows = [row for row in TABLE_3 if row.dataset == dataset]
-    runs = {row.model: table_runs(row.model, root=root) for row in rows}
-    ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
-    spread = pooled_sd_percent(list(ours.values()))
-    seconds = recorded_seconds(root)
-    return pd.DataFrame([{
-        "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
-        "paper": row.accuracy_percent, "ours": ours[row.model],
-        "verdict": verdict(row.accuracy_percent, ours[row.model], spread),
-        "paper_seconds": row.latency_seconds, "our_seconds": seconds.get(row.label),
-        "paper_kb": row.size_kb,
-        "our_kb": runs[row.model][0].bytes["state_dict"] / 1024 if runs[row.model] else None,
-    } for row in rows])
-
-
-def recorded_seconds(root: Path | None = None) -> dict[str, float]:
-    """Seconds of each model for one pass, by the label of Table 3; empty without a recorded measurement."""
-    path = (root or recorded_dir()) / "latency.json"
-    return passes_by_model(read_latency(path))["seconds"].to_dict() if path.exists() else {}
-
-
 @dataclass(frozen=True)
 class Gain:
     """What a technique adds to the baseline's accuracy, in percentage points, and the standard error of that."""
@@ -147,6 +120,58 @@ def gain_over(runs: list[RunRecord], baseline: list[RunRecord], table_sd_percent
     return Gain(points, math.hypot(errors, spread))
 
 
+def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
+    """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
+
+    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_seconds,
+    our_seconds (one pass over the test images, eager PyTorch, median of the recorded measurement; None without
+    one), paper_kb, our_kb (torch's pickled state dict, 1 KB = 1,024 bytes: so weighed, ours agree with the paper's).
+    """
+    rows = [row for row in TABLE_3 if row.dataset == dataset]
+    runs = {row.model: table_runs(row.model, root=root) for row in rows}
+    ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
+    spread = pooled_sd_percent(list(ours.values()))
+    measured = latency_path(root)
+    seconds = passes_by_model(read_latency(measured))["seconds"] if measured.exists() else {}
+    return pd.DataFrame([{
+        "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
+        "paper": row.accuracy_percent, "ours": ours[row.model],
+        "verdict": verdict(row.accuracy_percent, ours[row.model], spread),
+        "paper_seconds": row.latency_seconds, "our_seconds": seconds.get(row.label),
+        "paper_kb": row.size_kb,
+        "our_kb": runs[row.model][0].bytes["state_dict"] / 1024 if runs[row.model] else None,
+    } for row in rows])
+
+
+def worded(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table_3` with every cell as text, ready to be shown."""
+    return pd.DataFrame({
+        "model": table["model"],
+        "depthwise": table["depthwise"],
+        "parameters": [f"{count:,}" for count in table["parameters"]],
+        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
+        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
+        "verdict": table["verdict"],
+        "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
+        "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
+        "paper (KB)": [str(kb) for kb in table["paper_kb"]],
+        "ours (KB)": ["" if pd.isna(kb) else f"{kb:.1f}" for kb in table["our_kb"]],
+    }).set_index("model")
+
+
+def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
+    """The rows of Table 3 for some models of one dataset, worded for a notebook."""
+    table = table_3(dataset_of(models[0]), root)
+    labels = [row.label for row in TABLE_3 if row.model in models]
+    return worded(table[table["model"].isin(labels)])
+
+
+def in_one_line(models: list[str], root: Path | None = None) -> str:
+    """Our accuracies beside the paper's and the verdicts, for a notebook's headline."""
+    return "; ".join(f"{model}: ours {row['ours (%)']}, paper {row['paper (%)']}, {row['verdict']}"
+                     for model, row in compare_with_paper(models, root).iterrows())
+
+
 def table_4(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """Table 4 of the paper for one dataset: each technique on the smallest depthwise model.
 
@@ -162,6 +187,7 @@ def table_5(root: Path | None = None) -> pd.DataFrame:
 
 
 def _technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], root: Path | None) -> pd.DataFrame:
+    """A row for each of the paper's accuracies by techniques, as `table_4` and `table_5` describe it; None: no row."""
     paper = {row: percent for row, percent in paper.items() if percent is not None}
     runs = {row: table_runs(TECHNIQUE_MODELS[dataset], row, root) for row in paper}
     ours = {row: summarise([run.accuracy_percent for run in of_row]) for row, of_row in runs.items()}
@@ -173,14 +199,48 @@ def _technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], r
     } for row, percent in paper.items()])
 
 
+def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table_4` or `table_5` with every cell as text, ready to be shown."""
+    return pd.DataFrame({
+        "technique": [labels_of(row) for row in table["techniques"]],
+        "parameters": ["" if pd.isna(count) else f"{count:,.0f}" for count in table["parameters"]],
+        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
+        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
+        "verdict": table["verdict"].to_list(),
+        PAPER_GAIN: [f"{points:+.2f}" if row else ""
+                     for row, points in zip(table["techniques"], table["paper_gain"], strict=True)],
+        "our gain": ["" if gain is None else str(gain) for gain in table["gain"]],
+        "effect": ["" if gain is None else gain.effect for gain in table["gain"]],
+    }).set_index("technique")
+
+
 def compare_technique(techniques: tuple[str, ...], root: Path | None = None) -> pd.DataFrame:
     """Baseline and one row of Table 4 on both datasets, worded for a notebook."""
-    parts = []
+    parts = {}
     for dataset, model in TECHNIQUE_MODELS.items():
         table = table_4(dataset, root)
-        label = next(row.label for row in TABLE_3 if row.model == model)
-        parts.append(worded_techniques(table[table["techniques"].isin([(), techniques])]).assign(model=label))
-    return pd.concat(parts).reset_index().set_index(["model", "technique"])
+        rows = table[table["techniques"].isin([(), techniques])]
+        parts[table_3_row(dataset, model).label] = worded_techniques(rows)
+    return pd.concat(parts, names=["model"])
+
+
+def techniques_in_one_line(techniques: tuple[str, ...], root: Path | None = None) -> str:
+    """Our gain beside the paper's on both datasets, for a notebook's headline."""
+    rows = compare_technique(techniques, root).xs(labels_of(techniques), level="technique")
+    return "; ".join(f"{model}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
+                     f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}" for model, row in rows.iterrows())
+
+
+def combinations_in_one_line(root: Path | None = None) -> str:
+    """The best combination of Table 5, ours and the paper's, for a notebook's headline."""
+    table = table_5(root).iloc[1:]
+    best = table.loc[table["paper"].idxmax()]
+    paper = f"the paper's best is {labels_of(best['techniques'])} with {best['paper']:.2f}"
+    measured = table[table["ours"].notna()]
+    if measured.empty:
+        return f"no combination run yet; {paper}"
+    ours = measured.loc[measured["ours"].map(lambda summary: summary.mean_percent).idxmax()]
+    return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
 
 
 def endings(runs: list[RunRecord], dataset: ImageDataset, root: Path | None = None) -> pd.DataFrame:
@@ -190,6 +250,7 @@ def endings(runs: list[RunRecord], dataset: ImageDataset, root: Path | None = No
     weights on the dataset's test images, with BatchNorm statistics measured anew over up to 10,000 training
     images; not a result of the tables). Raises RecordError for damaged weights.
     """
+    columns = ["techniques", "seed", "last epoch", "last five epochs", "fresh statistics"]
     rows = []
     for run in runs:
         network = read_network(run, root)
@@ -197,26 +258,9 @@ def endings(runs: list[RunRecord], dataset: ImageDataset, root: Path | None = No
         update_bn(BatchLoader(images, dataset.name, run.config.batch_size), network)
         right = predict(network, dataset.test, dataset.name).argmax(dim=1) == dataset.test.y
         lately = [row["test_accuracy_percent"] for row in run.epochs[-5:]]
-        rows.append({"techniques": labels_of(run.config.techniques), "seed": run.config.seed,
-                     "last epoch": run.accuracy_percent, "last five epochs": f"{min(lately):.2f} to {max(lately):.2f}",
-                     "fresh statistics": 100 * right.double().mean().item()})
-    return pd.DataFrame(rows, columns=["techniques", "seed", "last epoch", "last five epochs",
-                                       "fresh statistics"]).round(2)
-
-
-def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
-    """A `table_4` or `table_5` with every cell as text, ready to be shown."""
-    return pd.DataFrame({
-        "technique": [labels_of(row) for row in table["techniques"]],
-        "parameters": ["" if pd.isna(count) else f"{count:,.0f}" for count in table["parameters"]],
-        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
-        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
-        "verdict": table["verdict"].to_list(),
-        PAPER_GAIN: [f"{points:+.2f}" if row else "" for row, points in
-                         zip(table["techniques"], table["paper_gain"], strict=True)],
-        "our gain": ["" if gain is None else str(gain) for gain in table["gain"]],
-        "effect": ["" if gain is None else gain.effect for gain in table["gain"]],
-    }).set_index("technique")
+        rows.append((labels_of(run.config.techniques), run.config.seed, run.accuracy_percent,
+                     f"{min(lately):.2f} to {max(lately):.2f}", 100 * right.double().mean().item()))
+    return pd.DataFrame(rows, columns=columns).round(2)
 
 
 def pilot_table(dataset: str, root: Path | None = None) -> pd.DataFrame:
@@ -242,59 +286,10 @@ def pilot_table(dataset: str, root: Path | None = None) -> pd.DataFrame:
     keys = ["techniques", "epochs", "optimizer", "learning rate"]
     table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
         index=keys, columns="model", values="accuracy")
-    table = table.assign(mean=table.mean(axis=1))
-    return table.sort_values(["techniques", "epochs", "mean"], key=lambda column: (
-        column if column.name != "techniques" else column != "baseline"), ascending=[True, False, False]).round(2)
+    table["mean"] = table.mean(axis=1)
 
+    def baseline_first(column):
+        return column != "baseline" if column.name == "techniques" else column
 
-def compare_with_paper(models: list[str], root: Path | None = None) -> pd.DataFrame:
-    """The rows of Table 3 for some models, worded for a notebook."""
-    dataset = next(row.dataset for row in TABLE_3 if row.model == models[0])
-    whole = table_3(dataset, root)
-    labels = [row.label for row in TABLE_3 if row.model in models]
-    part = whole[whole["model"].isin(labels)]
-    return worded(part)
-
-
-def in_one_line(models: list[str], root: Path | None = None) -> str:
-    """Our accuracies beside the paper's and the verdicts, for a notebook's headline."""
-    return "; ".join(f"{model}: ours {row['ours (%)']}, paper {row['paper (%)']}, {row['verdict']}"
-                     for model, row in compare_with_paper(models, root).iterrows())
-
-
-def techniques_in_one_line(techniques: tuple[str, ...], root: Path | None = None) -> str:
-    """Our gain beside the paper's on both datasets, for a notebook's headline."""
-    table = compare_technique(techniques, root)
-    rows = table[table.index.get_level_values("technique") == labels_of(techniques)]
-    return "; ".join(
-        f"{model}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
-        f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}"
-        for (model, _), row in rows.iterrows())
-
-
-def combinations_in_one_line(root: Path | None = None) -> str:
-    """The best combination of Table 5, ours and the paper's, for a notebook's headline."""
-    table = table_5(root).iloc[1:]
-    best = table.loc[table["paper"].idxmax()]
-    paper = f"the paper's best is {labels_of(best['techniques'])} with {best['paper']:.2f}"
-    measured = table[table["ours"].notna()]
-    if measured.empty:
-        return f"no combination run yet; {paper}"
-    ours = max((row for _, row in measured.iterrows()), key=lambda row: row["ours"].mean_percent)
-    return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
-
-
-def worded(table: pd.DataFrame) -> pd.DataFrame:
-    """A `table_3` with every cell as text, ready to be shown."""
-    return pd.DataFrame({
-        "model": table["model"],
-        "depthwise": table["depthwise"],
-        "parameters": [f"{count:,}" for count in table["parameters"]],
-        "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
-        "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
-        "verdict": table["verdict"],
-        "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
-        "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
-        "paper (KB)": [str(kb) for kb in table["paper_kb"]],
-        "ours (KB)": ["" if pd.isna(kb) else f"{kb:.1f}" for kb in table["our_kb"]],
-    }).set_index("model")
+    return table.sort_values(["techniques", "epochs", "mean"], ascending=[True, False, False],
+                             key=baseline_first).round(2)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from effcnn_helpers.cli.recording import write_run
 from effcnn_helpers.data import ImageDataset, load_images
 from effcnn_helpers.models import build_model, count_parameters
 from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig, table_run
-from effcnn_helpers.records import write_run
 from effcnn_helpers.training import SCHEMA_VERSION, RunRecord, train
 
 # The reader's own settings must not decide a test. Matplotlib reads its one when it is imported, after this file.

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from effcnn_helpers.cli import bench, main
-from effcnn_helpers.latency import latency_path, latency_table, median_ratios, one_pass, percentiles, read_latency
+from effcnn_helpers.cli.bench import median_ratios, one_pass, percentiles
+from effcnn_helpers.latency import latency_path, latency_table, read_latency
 from effcnn_helpers.records import RecordError
 from effcnn_helpers.runtimes import RUNTIMES
 

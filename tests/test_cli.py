@@ -19,12 +19,13 @@ import safetensors.torch
 import torch
 
 from effcnn_helpers.cli import EXAMPLES, main, sweep, verify
+from effcnn_helpers.cli.recording import unfinished_dir, write_run
 from effcnn_helpers.cli.run import kernel_environment
 from effcnn_helpers.data import Images, load_images
 from effcnn_helpers.models import MODELS, build_model
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5
 from effcnn_helpers.recipes import RECIPES, RunConfig, table_run
-from effcnn_helpers.records import all_runs, read_run, record_to_json, recorded_dir, unfinished_dir, write_run
+from effcnn_helpers.records import all_runs, read_run, record_to_json, recorded_dir
 from effcnn_helpers.training import predict, train
 
 

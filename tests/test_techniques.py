@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from effcnn_helpers.cli.recording import write_run
 from effcnn_helpers.data import BatchLoader, load_images
 from effcnn_helpers.models import IMAGE_SHAPES, build_model, count_parameters
 from effcnn_helpers.paper import TABLE_4, TABLE_5
 from effcnn_helpers.recipes import RunConfig, table_run
-from effcnn_helpers.records import read_network, read_run, write_run
+from effcnn_helpers.records import read_network, read_run
 from effcnn_helpers.techniques import (
     TECHNIQUES,
     add_to_network,

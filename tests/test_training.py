@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from effcnn_helpers import records
+from effcnn_helpers.cli import recording
+from effcnn_helpers.cli.recording import train_or_load, unfinished_dir, write_run
 from effcnn_helpers.data import BatchLoader, DataError, Images, load_images, normalise
 from effcnn_helpers.models import build_model
 from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig
-from effcnn_helpers.records import RecordError, read_network, read_run, train_or_load, write_run
+from effcnn_helpers.records import RecordError, read_network, read_run
 from effcnn_helpers.training import (
     SCHEMA_VERSION,
     last_whole_checkpoint,
@@ -271,13 +272,13 @@ def test_run_killed_after_its_last_checkpoint_still_ends_well(longer, digits, un
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(records, "write_run", killed)
+        patch.setattr(recording, "write_run", killed)
         train_or_load(longer, digits, threads=1)
-    assert last_whole_checkpoint(records.unfinished_dir(longer, digits)).name == "ep4.pt"
+    assert last_whole_checkpoint(unfinished_dir(longer, digits)).name == "ep4.pt"
     record = train_or_load(longer, digits, threads=1, on_epoch=lambda rows: pytest.fail("trained again"))
     assert record.resumed
     assert_ends_like(undisturbed, record, read_network(record))
-    assert not records.unfinished_dir(longer, digits).exists()
+    assert not unfinished_dir(longer, digits).exists()
 
 
 def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, digits, tmp_path):
@@ -289,7 +290,7 @@ def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, di
                 break
     assert process.returncode not in (0, 75)
     assert not (tmp_path / config.name).exists()
-    assert last_whole_checkpoint(records.unfinished_dir(config, digits)) is not None
+    assert last_whole_checkpoint(unfinished_dir(config, digits)) is not None
 
     with worker(config, tmp_path) as process:
         epochs = [json.loads(line)["epoch"] for line in process.stdout]

@@ -11,18 +11,7 @@ import torch
 from torch import nn
 
 from ..data import ImageDataset, Images, load_images, normalise
-from ..latency import (
-    BATCH,
-    SCHEMA_VERSION,
-    busy_cores,
-    ceilings,
-    latency_path,
-    median_ratios,
-    one_pass,
-    percentiles,
-    read_latency,
-    time_interleaved,
-)
+from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, read_latency, time_interleaved
 from ..models import MODELS, dataset_of
 from ..recipes import TECHNIQUE_MODELS
 from ..records import read_network, table_runs
@@ -32,6 +21,7 @@ from ..training import cpu_name, describe_environment, describe_git, now, tune_a
 BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these
 CHANGING = (("blurpool",), ("squeeze_excite",))  # techniques that stay in the deployed network
+BATCH = 128  # of the passes over the test images
 BATCHES = (1, 8, 32, 128, 512, 1024)
 ROUNDS = 7
 SINGLE_IMAGES = 300
@@ -90,6 +80,11 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
     return 1 if any(check["wrong"] for check in checks) else 0
 
 
+def busy_cores(seconds: float = 1.0) -> float:
+    """How many cores other programs keep busy, as a mean over so many seconds of waiting."""
+    return psutil.cpu_percent(interval=seconds) / 100 * psutil.cpu_count()
+
+
 def refuse_beside_a_sweep() -> None:
     """Raise ValueError, naming its process, while a sweep trains on this machine."""
     for process in psutil.process_iter(["pid", "cmdline"]):
@@ -123,7 +118,7 @@ def check_outputs(variants: dict[str, Predict], dataset: ImageDataset, threads: 
     rows, eager = [], {}
     for variant, predict in variants.items():
         name, runtime = variant.rsplit("/", 1)
-        logits = torch.cat([predict(normalise(x, dataset.name)) for x in dataset.test.x.split(128)])
+        logits = torch.cat([predict(normalise(x, dataset.name)) for x in dataset.test.x.split(BATCH)])
         reference = eager.setdefault(name, logits)
         answers = logits.argmax(dim=1)
         difference = (logits - reference).abs().max().item()
@@ -134,6 +129,11 @@ def check_outputs(variants: dict[str, Predict], dataset: ImageDataset, threads: 
         print(f"{variant:28} logits within {difference:.0e} of eager's, {rows[-1]['accuracy_percent']:.2f} %",
               flush=True)
     return rows
+
+
+def one_pass(predict: Predict, images: Images, name: str) -> torch.Tensor:
+    """The answers (N,) to all images of a split, batch by batch, normalising included: the paper's measurement."""
+    return torch.cat([predict(normalise(x, name)).argmax(dim=1) for x in images.x.split(BATCH)])
 
 
 def measure_passes(view: str, variants: dict[str, Predict], datasets: dict[str, ImageDataset],
@@ -174,6 +174,12 @@ def measure(variants: dict[str, Predict], dataset: ImageDataset, full: bool, thr
                    for variant in variants]
 
 
+def percentiles(times: pd.DataFrame) -> pd.DataFrame:
+    """What one call in two, in ten and in a hundred exceeds: columns p50, p90, p99 (ms), a row per variant."""
+    groups = times.groupby("variant", sort=False)["ms"]
+    return pd.DataFrame({f"p{share}": groups.quantile(share / 100) for share in (50, 90, 99)})
+
+
 def ms_of(times: pd.DataFrame, variant: str) -> list[float]:
     return times.loc[times["variant"] == variant, "ms"].round(4).to_list()
 
@@ -196,3 +202,11 @@ def compare(record: dict, earlier: dict) -> None:
     print(f"{len(changes)} ratios to eager PyTorch, against the recorded ones: largest change "
           f"{100 * changes[worst]:+.0f} % ({' '.join(map(str, worst))}), "
           f"{(changes.abs() <= 0.15).sum()} within 15 %")
+
+
+def median_ratios(record: dict) -> pd.Series:
+    """Every ratio to eager PyTorch in a measurement, by (view, model, techniques, runtime, batch)."""
+    keys = ["view", "model", "techniques", "runtime", "batch"]
+    views = dict.fromkeys(row["view"] for row in record["rows"])
+    table = pd.concat([latency_table(record, view).assign(view=view) for view in views])
+    return table[table["runtime"] != "eager"].set_index(keys)["ratio"]

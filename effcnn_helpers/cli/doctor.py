@@ -161,16 +161,15 @@ def check_folders() -> Iterator[Line]:
 
 def check_data() -> Iterator[Line]:
     """Where each data set would come from; nothing is downloaded."""
-    from ..data import CLASSES, DataError, cache_dir, load_images
+    from ..data import CLASSES, DataError, load_images, npz_path
 
-    folder = os.environ.get("EFFCNN_DATA_DIR")
     without = ("EFFCNN_DOWNLOAD is 0, so the embedded sample is used" if os.environ.get("EFFCNN_DOWNLOAD") == "0" else
                "a download is tried once; when it fails, the embedded sample is used")
     for name in CLASSES:
-        path = (Path(folder) if folder else cache_dir() / "data") / f"{name}.npz"
         cure = f"set EFFCNN_DATA_DIR to a folder that holds the real {name}.npz"
         try:
-            if path.exists() or folder and not path.parent.is_dir():  # the latter is refused by load_images
+            path = npz_path(name)
+            if path.exists():
                 images = load_images(name, download=False)
                 yield Line(OK if images.real else NOTE,
                            f"{name}: {images.source}{', real by its sha256' if images.real else ''}", cure)
@@ -213,7 +212,7 @@ def check_records() -> Iterator[Line]:
 
 def check_speed() -> Iterator[Line]:
     """A training step's time per image, and the minutes that it makes of the reference machine's."""
-    from ..latency import busy_cores
+    from .bench import busy_cores
 
     busy = busy_cores()
     seconds = {model: probe(model) for model in REFERENCE_SECONDS}

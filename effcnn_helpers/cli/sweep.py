@@ -15,9 +15,11 @@ from torch import nn
 
 from ..data import load_images
 from ..models import IMAGE_SHAPES, build_model
-from ..recipes import PROFILES, RunConfig, select
-from ..records import all_runs, read_run, recorded_dir, unfinished_dir
+from ..recipes import PROFILES, RunConfig
+from ..records import all_runs, read_run, recorded_dir
 from ..training import last_whole_checkpoint, tune_allocator
+from .recording import unfinished_dir
+from .selections import select
 from .worker import BUSY
 
 START_SECONDS = 20          # importing Composer, loading the data, recording the run

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ..recipes import RunConfig, config_from
-from ..records import RunBusyError, train_or_load
+from .recording import RunBusyError, train_or_load
 
 BUSY = 75
 
