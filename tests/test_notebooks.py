@@ -153,6 +153,7 @@ def test_a_changed_output_and_a_hanging_cell_turn_nbval_red(tmp_path):
 
 @pytest.mark.parametrize("module, right, wrong, stem", [
     ("models.py", "padding=1", "padding=0", "02_mnist_7k"),
+    ("techniques.py", "MixUp(alpha=MIXUP_ALPHA)", "MixUp(alpha=1.0)", "10_mixup"),
     # Smoothed before the labels are blended: the right class gets another share.
     ("techniques.py", "append(LabelSmoothing(", "insert(0, LabelSmoothing(", "10_mixup"),
 ])
