@@ -48,26 +48,31 @@ def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> f
 
 
 def pooled_sd_percent(summaries: list[Summary | None]) -> float:
-    """Seed-to-seed standard deviation of a whole table, for its rows with a single run; 0 if all are single."""
+    """Seed-to-seed standard deviation of a whole table, from its rows with several runs; 0 if all are single."""
     repeated = [row for row in summaries if row and row.sd_percent is not None]
     freedom = sum(row.n - 1 for row in repeated)
     return math.sqrt(sum((row.n - 1) * row.sd_percent**2 for row in repeated) / freedom) if freedom else 0.0
 
 
 def verdict(paper_percent: float, ours: Summary | None, table_sd_percent: float = 0.0) -> str:
-    """"reproduced", "exceeded" or "not reproduced" by an accuracy of ours; "not run" without one.
+    """What our accuracy says of the paper's single reading; "not run" without one of ours.
 
-    The margin is two standard errors of the difference between our mean and the paper's single reading:
-    2 sqrt(binomial² + sd² (1 + 1/n)). The paper gives no spread, so its seeds are taken to scatter like
-    ours; a row of ours with a single run takes the spread of its table.
+    "reproduced": they differ by no more than two binomial standard errors of 10,000 test images.
+    "within noise": by more, but by no more than the seeds explain, 2 sqrt(binomial² + sd² (1 + 1/n)): the two can
+    be told apart neither from each other nor from a disagreement of that size.
+    "exceeded", "not reproduced": ours is higher or lower than that.
+
+    sd is the spread of the whole table, for all its rows alike, as two or three seeds of one row hardly show its
+    own. The paper gives none, so its seeds are taken to scatter like ours.
     """
     if ours is None:
         return "not run"
-    spread = ours.sd_percent if ours.sd_percent is not None else table_sd_percent
-    margin = 2 * math.sqrt(binomial_se_percent(paper_percent) ** 2 + spread**2 * (1 + 1 / ours.n))
+    binomial = binomial_se_percent(paper_percent)
     difference = ours.mean_percent - paper_percent
-    if abs(difference) <= margin:
+    if abs(difference) <= 2 * binomial:
         return "reproduced"
+    if abs(difference) <= 2 * math.hypot(binomial, table_sd_percent * math.sqrt(1 + 1 / ours.n)):
+        return "within noise"
     return "exceeded" if difference > 0 else "not reproduced"
 
 
