@@ -84,10 +84,13 @@ def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
     return network.eval()
 
 
-def all_runs(root: Path | None = None) -> Iterator[RunRecord]:
-    """Every recorded run, in the order of folder names. Raises RecordError at a damaged one."""
+def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:
+    """Every recorded run (below: only those in this folder of `root`), in the order of folder names.
+
+    Raises RecordError at a damaged one.
+    """
     root = root or recorded_dir()
-    for path in sorted(root.rglob("run.json")):
+    for path in sorted((root / below).rglob("run.json")):
         if WRITING in str(path):
             continue  # left by a process that was killed while it wrote
         record = read_run(path.parent)
@@ -102,9 +105,17 @@ def table_runs(model: str, techniques: Iterable[str] = (), root: Path | None = N
 
     epochs: for runs of another length than the recipe's.
     """
-    epochs = epochs or RECIPES[dataset_of(model)]["epochs"]
-    return [run for run in all_runs(root)
-            if run.config.model == model and run.config.techniques == in_order(techniques)
-            and run.config.epochs == epochs
-            and run.config.evaluate_on == "test"
-            and run.config.profile == "full" and run.recipe_version == RECIPE_VERSION[run.config.dataset]]
+    return table_rows(dataset_of(model), root, epochs, model).get((model, in_order(techniques)), [])
+
+
+def table_rows(dataset: str, root: Path | None = None, epochs: int | None = None,
+               model: str = "") -> dict[tuple[str, tuple[str, ...]], list[RunRecord]]:
+    """The recorded runs of a dataset (and model) by the current recipe, seed by seed, by (model, techniques)."""
+    epochs = epochs or RECIPES[dataset]["epochs"]
+    rows: dict[tuple[str, tuple[str, ...]], list[RunRecord]] = {}
+    for run in all_runs(root, f"{dataset}/{model}"):
+        config = run.config
+        if (config.epochs, config.evaluate_on, config.profile) == (epochs, "test", "full") \
+                and run.recipe_version == RECIPE_VERSION[dataset]:
+            rows.setdefault((config.model, config.techniques), []).append(run)
+    return rows

@@ -28,7 +28,8 @@ def results(format: str) -> int:
         print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images. Gain: our mean less the\n"
           "baseline's, ± its standard error; within two of them it is noise. Verdicts and gains take the spread\n"
-          "between seeds from all rows of their table that have several, pooled.")
+          "between seeds pooled over all rows of the same images that have several. Last five epochs: the gain in\n"
+          "the mean accuracy after these, which is less a matter of when training stopped; SWA ends in a mean anyway.")
     if latency_path().exists():
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
