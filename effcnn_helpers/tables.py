@@ -132,19 +132,20 @@ class Gain:
 
 def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread_percent: float = 0.0,
               accuracy: Callable[[RunRecord], float] = last_epoch) -> Gain | None:
-    """The mean accuracy (percent) of runs minus that of the baseline's; None where either has no run.
+    """The mean difference in accuracy between runs and the baseline's of the same seeds; None without a common one.
 
-    Every run is held against every run of the baseline: a seed's start is the same for both, but after some
-    hundred steps it says nothing about where either gets to. The standard error joins that of the test images
-    (paired, see `paired_difference`; more seeds see the same images, so they do not lower it) with the spread
-    of `accuracy` between seeds (see `seed_spread`) on both sides.
+    Runs of a seed share their first weights and the order of the images (with SWA every step), so a seed with a
+    row alone would count for its luck. The standard error joins that of the test images (paired, see
+    `paired_difference`; more seeds see the same images, so they do not lower it) with the spread of `accuracy`
+    between seeds (see `seed_spread`) on both sides, as if what they share did not help: it is on the safe side.
     """
-    errors = [paired_difference(run, other)[1] for run in runs for other in baseline]
-    if not errors:
+    by_seed = {run.config.seed: run for run in baseline}
+    pairs = [(run, by_seed[run.config.seed]) for run in runs if run.config.seed in by_seed]
+    if not pairs:
         return None
-    points = statistics.mean(map(accuracy, runs)) - statistics.mean(map(accuracy, baseline))
-    spread = spread_percent * math.sqrt(1 / len(runs) + 1 / len(baseline))
-    return Gain(points, math.hypot(statistics.mean(errors), spread))
+    points = statistics.mean(accuracy(run) - accuracy(other) for run, other in pairs)
+    images = statistics.mean(paired_difference(run, other)[1] for run, other in pairs)
+    return Gain(points, math.hypot(images, spread_percent * math.sqrt(2 / len(pairs))))
 
 
 def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:

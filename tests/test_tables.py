@@ -239,24 +239,23 @@ def test_gain_counts_beyond_two_standard_errors(points, error, effect, words):
     assert str(Gain(points, error)) == words
 
 
-def test_gain_is_the_difference_of_the_means_and_knows_both_spreads(make_record):
+def test_gain_compares_runs_of_the_same_seed(make_record):
     baseline = [make_record(seed=0, wrong=200), make_record(seed=1, wrong=300)]
-    runs = [make_record(seed=2, wrong=190)]
+    runs = [make_record(seed=1, wrong=250), make_record(seed=2, wrong=10)]
     alone = gain_over(runs, baseline)
-    assert alone.points == pytest.approx(0.6)
-    errors = [paired_difference(runs[0], other)[1] for other in baseline]
-    assert alone.standard_error == pytest.approx(statistics.mean(errors))
-    # One run on the one side, two on the other.
+    assert alone.points == pytest.approx(0.5)
+    assert alone.standard_error == pytest.approx(paired_difference(runs[0], baseline[1])[1])
+    # The spread between seeds counts for both sides of the difference.
     spread = gain_over(runs, baseline, spread_percent=0.3)
-    assert spread.standard_error == pytest.approx(math.sqrt(alone.standard_error**2 + 0.3**2 + 0.3**2 / 2))
-    assert gain_over(runs, []) is None and gain_over([], baseline) is None
+    assert spread.standard_error == pytest.approx(math.sqrt(alone.standard_error**2 + 2 * 0.3**2))
+    assert gain_over(runs[1:], baseline) is None and gain_over([], baseline) is None
 
 
 def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_record):
     baseline = [make_record(seed=seed, wrong=200) for seed in (0, 1)]
     runs = [make_record(seed=0, wrong=150), make_record(seed=1, wrong=130)]
     gain = gain_over(runs, baseline, spread_percent=0.4)
-    errors = [paired_difference(run, other)[1] for run in runs for other in baseline]
+    errors = [paired_difference(*pair)[1] for pair in zip(runs, baseline, strict=True)]
     assert gain.points == pytest.approx(0.6)
     assert gain.standard_error == pytest.approx(math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2))
 

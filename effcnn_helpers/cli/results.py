@@ -26,10 +26,11 @@ def results(format: str) -> int:
         text = (worded_techniques(table) if "techniques" in table else worded(table)).reset_index()
         print(f"**{title}**\n" if format == "markdown" else f"{title}\n")
         print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
-    print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images. Gain: our mean less the\n"
-          "baseline's, ± its standard error; within two of them it is noise. Verdicts and gains take the spread\n"
-          "between seeds pooled over all rows of the same images that have several. Last five epochs: the gain in\n"
-          "the mean accuracy after these, which is less a matter of when training stopped; SWA ends in a mean anyway.")
+    print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images.\n"
+          "Gain: over the baseline's runs of the same seeds, ± its standard error; within two of them it is noise.\n"
+          "Last five epochs: the gain in the mean accuracy after these, which depends less on when training stopped.\n"
+          "The end of SWA is a mean already and stands as it is. The spread between seeds that verdicts and gains\n"
+          "take into account is pooled over all rows of the same images that have several.")
     if latency_path().exists():
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
