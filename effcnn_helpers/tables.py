@@ -70,10 +70,25 @@ def pooled_sd_percent(summaries: list[Summary | None]) -> float:
     return math.sqrt(sum((row.n - 1) * row.sd_percent**2 for row in repeated) / freedom) if freedom else 0.0
 
 
-def seed_spread(dataset: str, accuracy: Callable[[RunRecord], float] = last_epoch, root: Path | None = None) -> float:
-    """The pooled spread (percent) of all recorded rows of a dataset: two or three seeds do not show a row's own."""
-    rows = table_rows(dataset, root).values()
-    return pooled_sd_percent([summarise([accuracy(run) for run in runs]) for runs in rows])
+def settles(techniques: tuple[str, ...]) -> bool:
+    """Whether a training comes to rest, by a rate that falls to almost nothing or a mean of weights.
+
+    At a constant rate it stops somewhere in a zigzag, which scatters the last epoch far more.
+    """
+    return not {"one_cycle_lr", "swa"}.isdisjoint(techniques)
+
+
+def seed_spreads(dataset: str, accuracy: Callable[[RunRecord], float] = last_epoch,
+                 root: Path | None = None) -> dict[bool, float]:
+    """Seed-to-seed standard deviation (percent) of rows that settle (True) and of those that do not (False).
+
+    Pooled over all recorded rows of the dataset of either kind, in whichever table, as two or three seeds do not
+    show a row's own. Where no row of a kind has several seeds, over those of both kinds.
+    """
+    rows = [(techniques, summarise([accuracy(run) for run in runs]))
+            for (_, techniques), runs in table_rows(dataset, root).items()]
+    return {kind: pooled_sd_percent([row for techniques, row in rows if settles(techniques) == kind])
+            or pooled_sd_percent([row for _, row in rows]) for kind in (True, False)}
 
 
 def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 0.0) -> str:
@@ -84,7 +99,7 @@ def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 
     be told apart neither from each other nor from a disagreement of that size.
     "exceeded", "not reproduced": ours is higher or lower than that.
 
-    sd: `seed_spread`, for all rows alike. The paper gives none, so its seeds are taken to scatter like ours.
+    sd: that of `seed_spreads`. The paper gives none, so its seeds are taken to scatter like ours.
     """
     if ours is None:
         return "not run"
@@ -130,14 +145,14 @@ class Gain:
         return "gain" if self.points > 0 else "loss"
 
 
-def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread_percent: float = 0.0,
+def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spreads: dict[bool, float] | None = None,
               accuracy: Callable[[RunRecord], float] = last_epoch) -> Gain | None:
     """The mean difference in accuracy between runs and the baseline's of the same seeds; None without a common one.
 
     Runs of a seed share their first weights and the order of the images (with SWA every step), so a seed with a
     row alone would count for its luck. The standard error joins that of the test images (paired, see
-    `paired_difference`; more seeds see the same images, so they do not lower it) with the spread of `accuracy`
-    between seeds (see `seed_spread`) on both sides, as if what they share did not help: it is on the safe side.
+    `paired_difference`; more seeds see the same images, so they do not lower it) with that of the seeds
+    on both sides (from `seed_spreads` of `accuracy`), as if what they share did not help: it is on the safe side.
     """
     by_seed = {run.config.seed: run for run in baseline}
     pairs = [(run, by_seed[run.config.seed]) for run in runs if run.config.seed in by_seed]
@@ -145,7 +160,8 @@ def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread_percent: 
         return None
     points = statistics.mean(accuracy(run) - accuracy(other) for run, other in pairs)
     images = statistics.mean(paired_difference(run, other)[1] for run, other in pairs)
-    return Gain(points, math.hypot(images, spread_percent * math.sqrt(2 / len(pairs))))
+    seeds = math.hypot(*((spreads or {}).get(settles(run.config.techniques), 0.0) for run in pairs[0]))
+    return Gain(points, math.hypot(images, seeds / math.sqrt(len(pairs))))
 
 
 def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
@@ -158,7 +174,7 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     rows = [row for row in TABLE_3 if row.dataset == dataset]
     runs = {row.model: table_runs(row.model, root=root) for row in rows}
     ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
-    spread = seed_spread(dataset, root=root)
+    spread = seed_spreads(dataset, root=root)[False]
     measured = latency_path(root)
     seconds = passes_by_model(read_latency(measured))["seconds"] if measured.exists() else {}
     return pd.DataFrame([{
@@ -220,13 +236,13 @@ def _technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], r
     paper = {row: percent for row, percent in paper.items() if percent is not None}
     runs = {row: table_runs(TECHNIQUE_MODELS[dataset], row, root) for row in paper}
     ours = {row: summarise([run.accuracy_percent for run in of_row]) for row, of_row in runs.items()}
-    spread, steady_spread = (seed_spread(dataset, accuracy, root) for accuracy in (last_epoch, last_five_epochs))
+    spreads, steady = (seed_spreads(dataset, accuracy, root) for accuracy in (last_epoch, last_five_epochs))
     return pd.DataFrame([{
         "techniques": row, "parameters": runs[row][0].parameters if runs[row] else None,
-        "paper": percent, "ours": ours[row], "verdict": verdict(percent, ours[row], spread),
+        "paper": percent, "ours": ours[row], "verdict": verdict(percent, ours[row], spreads[settles(row)]),
         "paper_gain": percent - paper[()],
-        "gain": gain_over(runs[row], runs[()], spread) if row else None,
-        "steady_gain": gain_over(runs[row], runs[()], steady_spread, last_five_epochs) if row else None,
+        "gain": gain_over(runs[row], runs[()], spreads) if row else None,
+        "steady_gain": gain_over(runs[row], runs[()], steady, last_five_epochs) if row else None,
     } for row, percent in paper.items()])
 
 

@@ -56,7 +56,7 @@ EFFECTS_WHEN_READ = {
     ("cifar10", ("mixup",)): "within noise",
     ("cifar10", ("label_smoothing",)): "within noise",
     ("cifar10", ("sam",)): "within noise",
-    ("cifar10", ("swa",)): "within noise",
+    ("cifar10", ("swa",)): "gain",
     ("cifar10", ("cutout", "blurpool", "squeeze_excite", "mixup")): "within noise",
     ("cifar10", ("cutout", "blurpool", "mixup")): "gain",
     ("cifar10", ("cutout", "blurpool", "mixup", "sam")): "within noise",

@@ -22,7 +22,7 @@ from effcnn_helpers.tables import (
     paired_difference,
     pilot_table,
     pooled_sd_percent,
-    seed_spread,
+    seed_spreads,
     summarise,
     table_3,
     table_4,
@@ -246,7 +246,7 @@ def test_gain_compares_runs_of_the_same_seed(make_record):
     assert alone.points == pytest.approx(0.5)
     assert alone.standard_error == pytest.approx(paired_difference(runs[0], baseline[1])[1])
     # The spread between seeds counts for both sides of the difference.
-    spread = gain_over(runs, baseline, spread_percent=0.3)
+    spread = gain_over(runs, baseline, {False: 0.3, True: 9})
     assert spread.standard_error == pytest.approx(math.sqrt(alone.standard_error**2 + 2 * 0.3**2))
     assert gain_over(runs[1:], baseline) is None and gain_over([], baseline) is None
 
@@ -254,7 +254,7 @@ def test_gain_compares_runs_of_the_same_seed(make_record):
 def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_record):
     baseline = [make_record(seed=seed, wrong=200) for seed in (0, 1)]
     runs = [make_record(seed=0, wrong=150), make_record(seed=1, wrong=130)]
-    gain = gain_over(runs, baseline, spread_percent=0.4)
+    gain = gain_over(runs, baseline, {False: 0.4, True: 9})
     errors = [paired_difference(*pair)[1] for pair in zip(runs, baseline, strict=True)]
     assert gain.points == pytest.approx(0.6)
     assert gain.standard_error == pytest.approx(math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2))
@@ -274,15 +274,25 @@ def test_steady_gain_is_that_of_the_last_five_epochs_but_of_swas_end(make_record
     assert table.loc[[("swa",)], "steady_gain"].item().points == pytest.approx(6)
 
 
-def test_spread_is_pooled_over_all_rows_of_the_same_images(write_record, tmp_path):
+def test_gain_of_a_row_that_settles_has_its_own_spread_on_its_side(make_record):
+    runs = [make_record(config={"techniques": ("swa",)}, wrong=150)]
+    gain = gain_over(runs, [make_record(wrong=200)], {False: 0.4, True: 0.1})
+    images = paired_difference(runs[0], make_record(wrong=200))[1]
+    assert gain.standard_error == pytest.approx(math.sqrt(images**2 + 0.4**2 + 0.1**2))
+
+
+def test_spreads_are_pooled_over_all_rows_of_the_same_images_that_end_alike(write_record, tmp_path):
     rows = (("7k", (), (100, 140)), ("1.5k-dw", (), (200,)), ("1.5k-dw", ("cutout",), (50, 80)))
     for model, techniques, wrong in rows:
         for seed, count in enumerate(wrong):
             write_record(model, wrong=count, seed=seed, root=tmp_path, config={"techniques": techniques})
-    write_record("143k", wrong=3000, root=tmp_path)
-    write_record("143k", wrong=2000, seed=1, root=tmp_path)
-    by_hand = math.sqrt((statistics.variance([1.0, 1.4]) + statistics.variance([0.5, 0.8])) / 2)
-    assert seed_spread("mnist", root=tmp_path) == pytest.approx(by_hand)
+    for seed, wrong in enumerate((3000, 2000)):
+        write_record("143k", wrong=wrong, seed=seed, root=tmp_path)
+    zigzag = math.sqrt((statistics.variance([1.0, 1.4]) + statistics.variance([0.5, 0.8])) / 2)
+    assert seed_spreads("mnist", root=tmp_path) == pytest.approx({False: zigzag, True: zigzag})
+    for seed, wrong in enumerate((100, 110)):
+        write_record(wrong=wrong, seed=seed, root=tmp_path, config={"techniques": ("swa",)})
+    assert seed_spreads("mnist", root=tmp_path) == pytest.approx({False: zigzag, True: statistics.stdev([1.0, 1.1])})
 
 
 @pytest.mark.parametrize("dataset, rows", [("mnist", 10), ("cifar10", 9)])

@@ -30,7 +30,8 @@ def results(format: str) -> int:
           "Gain: over the baseline's runs of the same seeds, ± its standard error; within two of them it is noise.\n"
           "Last five epochs: the gain in the mean accuracy after these, which depends less on when training stopped.\n"
           "The end of SWA is a mean already and stands as it is. The spread between seeds that verdicts and gains\n"
-          "take into account is pooled over all rows of the same images that have several.")
+          "take into account is pooled over all rows of the same images that have several: one for rows that come to\n"
+          "rest (SWA, One Cycle LR), one for those that stop in a zigzag.")
     if latency_path().exists():
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
