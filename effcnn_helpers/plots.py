@@ -177,9 +177,8 @@ def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
     rows = table[[bool(row) for row in table["techniques"]]].reset_index(drop=True)
     ax.axvline(0, color="0.3", linewidth=1)
     ax.plot(rows["paper_gain"], rows.index, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
-    for column, words, below, marker in (("gain", "ours, last epoch", 0, "o"),
+    for column, label, below, marker in (("gain", "ours, last epoch", 0, "o"),
                                          ("steady_gain", "ours, last five epochs", 0.3, "s")):
-        label = f"{words} ± 2 standard errors"
         for place, (techniques, gain) in enumerate(zip(rows["techniques"], rows[column], strict=True)):
             if gain is not None:
                 color = TECHNIQUE_COLORS[techniques[0]] if len(techniques) == 1 else "0.2"
@@ -187,9 +186,9 @@ def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
                             markersize=6 if marker == "o" else 4, capsize=4 if marker == "o" else 2, label=label)
                 label = None  # one entry in the legend
     ax.set(yticks=rows.index, yticklabels=[labels_of(row) for row in rows["techniques"]],
-           xlabel="Accuracy over the baseline (points)", ylabel="", title="What each technique adds")
+           xlabel="Points over the baseline, ± 2 standard errors", ylabel="", title="What each technique adds")
     ax.invert_yaxis()
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return ax
 
 
