@@ -172,7 +172,8 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
 def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
     """What each technique adds to the baseline: the paper's gain, and ours ± two standard errors.
 
-    Ours twice: by the last epoch, and below it by the mean of the last five. table: as from tables.table_4 or table_5.
+    Ours twice: by the last epoch, and below it by the median of the last five.
+    table: as from tables.table_4 or table_5.
     """
     rows = table[[bool(row) for row in table["techniques"]]].reset_index(drop=True)
     ax.axvline(0, color="0.3", linewidth=1)

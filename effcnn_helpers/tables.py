@@ -54,13 +54,13 @@ def last_epoch(run: RunRecord) -> float:
 
 
 def last_five_epochs(run: RunRecord) -> float:
-    """Its mean accuracy (percent) after the last five epochs: less a matter of when training stopped.
+    """The median of its accuracies (percent) after the last five epochs: less a matter of when training stopped.
 
-    With SWA that after the last epoch, whose weights are a mean over epochs already.
+    With SWA the accuracy after the last epoch, whose weights are a mean over epochs already.
     """
     if "swa" in run.config.techniques:
         return run.accuracy_percent
-    return statistics.mean(row["test_accuracy_percent"] for row in run.epochs[-5:])
+    return statistics.median(row["test_accuracy_percent"] for row in run.epochs[-5:])
 
 
 def pooled_sd_percent(summaries: list[Summary | None]) -> float:
@@ -221,7 +221,7 @@ def table_4(dataset: str, root: Path | None = None) -> pd.DataFrame:
 
     Columns: techniques (tuple), parameters (as trained; None without a run), paper (percent), ours (Summary
     or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None), steady_gain (the same by
-    the mean of the last five epochs).
+    the median of the last five epochs).
     """
     return _technique_table(dataset, {row: by_dataset[dataset] for row, by_dataset in TABLE_4.items()}, root)
 

@@ -48,7 +48,7 @@ EFFECTS_WHEN_READ = {
     ("mnist", ("label_smoothing",)): "within noise",
     ("mnist", ("sam",)): "within noise",
     ("mnist", ("swa",)): "within noise",
-    ("mnist", ("blurpool", "squeeze_excite", "swa")): "within noise",
+    ("mnist", ("blurpool", "squeeze_excite", "swa")): "gain",
     ("cifar10", ("one_cycle_lr",)): "within noise",
     ("cifar10", ("cutout",)): "within noise",
     ("cifar10", ("blurpool",)): "gain",

@@ -28,7 +28,7 @@ def results(format: str) -> int:
         print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images.\n"
           "Gain: over the baseline's runs of the same seeds, ± its standard error; within two of them it is noise.\n"
-          "Last five epochs: the gain in the mean accuracy after these, which depends less on when training stopped.\n"
+          "Last five epochs: the gain in the median accuracy after these: less a matter of when training stopped.\n"
           "The end of SWA is a mean already and stands as it is. The spread between seeds that verdicts and gains\n"
           "take into account is pooled over all rows of the same images that have several: one for rows that come to\n"
           "rest (SWA, One Cycle LR), one for those that stop in a zigzag.")
