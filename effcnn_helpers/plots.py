@@ -70,7 +70,8 @@ def describe(figure: Figure) -> str:
         panels.append("; ".join(about))
     # Rows of pictures without titles need no list of them.
     counted = [f"{words} ({count} times)" if count > 1 else words for words, count in Counter(panels).items()]
-    return ". ".join([text for text in (figure.get_suptitle(), *counted, figure.get_supxlabel()) if text])
+    words = ". ".join([text for text in (figure.get_suptitle(), *counted, figure.get_supxlabel()) if text])
+    return " ".join(words.split())  # titles and labels of several lines
 
 
 def label_of(model: str) -> str:

@@ -270,12 +270,12 @@ def test_a_figure_is_described_by_its_titles_axes_and_legend(ax, make_record):
 
 def test_rows_of_bars_and_equal_pictures_are_named_once():
     figure, axes = plt.subplots(1, 4)
-    axes[0].barh(["eager", "compiled"], [1, 2])
+    axes[0].barh(["eager", "com\npiled"], [1, 2])
     axes[0].set(title="Latency", xlabel="Milliseconds")
     for ax in axes[1:]:
         ax.imshow([[0, 1]])
     figure.supxlabel("smoke profile")
-    assert describe(figure) == "Latency; Milliseconds; for eager, compiled. Picture (3 times). smoke profile"
+    assert describe(figure) == "Latency; Milliseconds; for eager, com piled. Picture (3 times). smoke profile"
 
 
 def test_pictures_in_a_notebook_carry_their_description():
