@@ -270,11 +270,12 @@ def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.errorbar(done["parameters"], [row.mean_percent for row in done["ours"]],
                 yerr=[row.sd_percent or 0 for row in done["ours"]], fmt="o", capsize=4, label="ours, mean ± sd")
     for count, percent, model in zip(table["parameters"], table["paper"], table["model"], strict=True):
-        ax.annotate(model, (count, percent), textcoords="offset points", xytext=(4, 7), fontsize=9)
+        side, align = (1, "left") if model.endswith("DW") else (-1, "right")  # the pairs lie close together
+        ax.annotate(model, (count, percent), textcoords="offset points", xytext=(7 * side, -3), ha=align, fontsize=9)
     ax.set(xscale="log", xlabel="Parameters (log scale)", ylabel="Test accuracy (%)",
            title="What the parameters buy")
     label_log_axis(ax.xaxis)
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, loc="lower right")
     return ax
 
 
