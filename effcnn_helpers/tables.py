@@ -83,7 +83,8 @@ def seed_spreads(dataset: str, accuracy: Callable[[RunRecord], float] = last_epo
     """Seed-to-seed standard deviation (percent) of rows that settle (True) and of those that do not (False).
 
     Pooled over all recorded rows of the dataset of either kind, in whichever table, as two or three seeds do not
-    show a row's own. Where no row of a kind has several seeds, over those of both kinds.
+    show a row's own; a row with one seed is taken to scatter like the others of its kind. Where no row of a kind
+    has several seeds, over those of both kinds.
     """
     rows = [(techniques, summarise([accuracy(run) for run in runs]))
             for (_, techniques), runs in table_rows(dataset, root).items()]
