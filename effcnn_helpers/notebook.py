@@ -9,8 +9,9 @@ import torch
 
 from . import plots
 from .data import ImageDataset, load_images
+from .machine import cpu_name, tune_allocator
 from .recipes import Profile, current_profile
-from .training import RunRecord, cpu_name, tune_allocator
+from .training import RunRecord
 
 
 def start(dataset: str, profile: str | None = None) -> tuple[Profile, ImageDataset]:

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import yaml
 
+import effcnn_helpers
 from effcnn_helpers.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -122,3 +123,17 @@ def test_no_tracked_text_holds_a_path_of_somebodys_machine(tracked):
 
 def test_no_tracked_file_is_large(tracked):
     assert [name for name in tracked if (ROOT / name).stat().st_size > 5_000_000] == []
+
+
+def test_the_package_says_what_each_of_its_modules_is_for():
+    modules = {path.stem for path in (ROOT / "effcnn_helpers").glob("[a-z]*.py")}
+    assert modules | {"cli"} == set(re.findall(r"`([a-z_]+)`", effcnn_helpers.__doc__))
+
+
+def test_notebooks_and_what_they_import_do_without_the_commands():
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "effcnn_helpers").glob("[a-z]*.py")}
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        sources[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    reaching = r"(?:from|import) +(?:effcnn_helpers)?\.?cli\b|from +(?:effcnn_helpers|\.) +import +.*\bcli\b"
+    assert [path.name for path, text in sources.items() if re.search(reaching, text)] == []

@@ -16,6 +16,7 @@ from torch import nn
 from effcnn_helpers.cli import recording
 from effcnn_helpers.cli.recording import train_or_load, unfinished_dir, write_run
 from effcnn_helpers.data import BatchLoader, DataError, Images, load_images, normalise
+from effcnn_helpers.machine import tune_allocator
 from effcnn_helpers.models import build_model
 from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig
 from effcnn_helpers.records import RecordError, read_network, read_run
@@ -25,7 +26,6 @@ from effcnn_helpers.training import (
     predict,
     split_for,
     train,
-    tune_allocator,
     weight_bytes,
 )
 

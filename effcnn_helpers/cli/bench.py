@@ -12,11 +12,11 @@ from torch import nn
 
 from ..data import ImageDataset, Images, load_images, normalise
 from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, read_latency, time_interleaved
+from ..machine import cpu_name, describe_environment, describe_git, now, tune_allocator
 from ..models import MODELS, dataset_of
 from ..recipes import TECHNIQUE_MODELS
 from ..records import read_network, table_runs
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
-from ..training import cpu_name, describe_environment, describe_git, now, tune_allocator
 
 BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ..data import load_images
+from ..machine import tune_allocator
 from ..models import IMAGE_SHAPES, build_model
 from ..recipes import PROFILES, RunConfig
 from ..records import all_runs, read_run, recorded_dir
-from ..training import last_whole_checkpoint, tune_allocator
+from ..training import last_whole_checkpoint
 from .recording import unfinished_dir
 from .selections import select
 from .worker import BUSY

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from effcnn_helpers.data import MEAN, STD, BatchLoader, load_images
+from effcnn_helpers.machine import cpu_name, tune_allocator
 from effcnn_helpers.models import build_model
-from effcnn_helpers.training import cpu_name, tune_allocator, whole_batch
+from effcnn_helpers.training import whole_batch
 
 MODEL, BATCH, WARM_UP = "1.5k-dw", 128, 10
 
