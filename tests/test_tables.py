@@ -21,6 +21,7 @@ from effcnn_helpers.tables import (
     gain_over,
     paired_difference,
     pilot_table,
+    plain_spread,
     pooled_sd_percent,
     seed_spreads,
     summarise,
@@ -260,16 +261,17 @@ def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_recor
     assert gain.standard_error == pytest.approx(math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2))
 
 
-def test_steady_gain_is_that_of_the_median_of_five_epochs_but_of_swas_end(make_record, write_record, tmp_path):
+def test_steady_gain_is_by_the_median_of_five_epochs_or_by_the_end_of_what_rests(make_record, write_record, tmp_path):
     """The last five of these records are 12, 9, 6, 3 and 0 points below their end; one outlier changes nothing."""
     write_record(wrong=200, root=tmp_path)
-    for techniques in (("cutout",), ("swa",)):
+    for techniques in (("cutout",), ("swa",), ("one_cycle_lr",)):
         rows = [dict(row) for row in make_record(wrong=150).epochs]
         rows[-5]["test_accuracy_percent"] = 10.0
         write_record(wrong=150, root=tmp_path, config={"techniques": techniques}, epochs=rows)
     table = table_4("mnist", tmp_path).set_index("techniques")
     assert table.loc[[("cutout",)], "steady_gain"].item().points == pytest.approx(0.5)
-    assert table.loc[[("swa",)], "steady_gain"].item().points == pytest.approx(6.5)
+    for resting in ("swa", "one_cycle_lr"):
+        assert table.loc[[(resting,)], "steady_gain"].item().points == pytest.approx(6.5)
 
 
 def test_gain_of_a_row_that_settles_has_its_own_spread_on_its_side(make_record):
@@ -279,15 +281,18 @@ def test_gain_of_a_row_that_settles_has_its_own_spread_on_its_side(make_record):
     assert gain.standard_error == pytest.approx(math.sqrt(images**2 + 0.4**2 + 0.1**2))
 
 
-def test_spreads_are_pooled_over_all_rows_of_the_same_images_that_end_alike(write_record, tmp_path):
-    rows = (("7k", (), (100, 140)), ("1.5k-dw", (), (200,)), ("1.5k-dw", ("cutout",), (50, 80)))
+def test_spreads_are_pooled_over_rows_of_the_same_model_that_end_alike_or_over_plain_models(write_record, tmp_path):
+    rows = (("7k", (), (100, 160)), ("1.5k-dw", (), (200, 240)), ("1.5k-dw", ("mixup",), (20,)),
+            ("1.5k-dw", ("cutout",), (50, 80)))
     for model, techniques, wrong in rows:
         for seed, count in enumerate(wrong):
             write_record(model, wrong=count, seed=seed, root=tmp_path, config={"techniques": techniques})
     for seed, wrong in enumerate((3000, 2000)):
         write_record("143k", wrong=wrong, seed=seed, root=tmp_path)
-    zigzag = math.sqrt((statistics.variance([1.0, 1.4]) + statistics.variance([0.5, 0.8])) / 2)
+    zigzag = math.sqrt((statistics.variance([2.0, 2.4]) + statistics.variance([0.5, 0.8])) / 2)
     assert seed_spreads("mnist", root=tmp_path) == pytest.approx({False: zigzag, True: zigzag})
+    plain = math.sqrt((statistics.variance([1.0, 1.6]) + statistics.variance([2.0, 2.4])) / 2)
+    assert plain_spread("mnist", root=tmp_path) == pytest.approx(plain)
     for seed, wrong in enumerate((100, 110)):
         write_record(wrong=wrong, seed=seed, root=tmp_path, config={"techniques": ("swa",)})
     assert seed_spreads("mnist", root=tmp_path) == pytest.approx({False: zigzag, True: statistics.stdev([1.0, 1.1])})

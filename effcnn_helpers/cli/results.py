@@ -29,9 +29,10 @@ def results(format: str) -> int:
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images.\n"
           "Gain: over the baseline's runs of the same seeds, ± its standard error; within two of them it is noise.\n"
           "Last five epochs: the gain in the median accuracy after these: less a matter of when training stopped.\n"
-          "The end of SWA is a mean already and stands as it is. The spread between seeds that verdicts and gains\n"
-          "take into account is pooled over all rows of the same images that have several: one for rows that come to\n"
-          "rest (SWA, One Cycle LR), one for those that stop in a zigzag.")
+          "Rows that come to rest (SWA, One Cycle LR) stand there with their last epoch. The spread between seeds\n"
+          "that verdicts and gains take into account is pooled over rows with several: in Table 3 over the models of\n"
+          "the same images; in Tables 4 and 5 over the rows of the same images, one spread for those that come to\n"
+          "rest, one for those that stop in a zigzag.")
     if latency_path().exists():
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
