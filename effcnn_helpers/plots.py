@@ -173,14 +173,14 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
 def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
     """What each technique adds to the baseline: the paper's gain, and ours ± two standard errors.
 
-    Ours twice: by the last epoch, and below it by the median of the last five.
+    Ours twice: by the last epoch, and below it with fresh BatchNorm statistics.
     table: as from tables.table_4 or table_5.
     """
     rows = table[[bool(row) for row in table["techniques"]]].reset_index(drop=True)
     ax.axvline(0, color="0.3", linewidth=1)
     ax.plot(rows["paper_gain"], rows.index, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
     for column, label, below, marker in (("gain", "ours, last epoch", 0, "o"),
-                                         ("steady_gain", "ours, last five epochs", 0.3, "s")):
+                                         ("fresh_gain", "ours, fresh statistics", 0.3, "s")):
         for place, (techniques, gain) in enumerate(zip(rows["techniques"], rows[column], strict=True)):
             if gain is not None:
                 color = TECHNIQUE_COLORS[techniques[0]] if len(techniques) == 1 else "0.2"

@@ -30,7 +30,7 @@ def recorded_dir() -> Path:
 def record_to_json(record: RunRecord) -> str:
     """A record as it is written; each epoch takes a line, as does the list of misclassified images."""
     fields = asdict(record)
-    fields[record.config.evaluate_on] = {"correct": fields.pop("correct"), "total": fields.pop("total")}
+    fields[record.config.evaluate_on] = {name: fields.pop(name) for name in ("correct", "fresh_correct", "total")}
     rows = ",\n".join("  " + json.dumps(row) for row in fields.pop("epochs"))
     wrong = " ".join(f"{index}:{taken}" for index, taken in fields.pop("misclassified").items())
     return f'{json.dumps(fields, indent=1)[:-2]},\n "epochs": [\n{rows}\n ],\n "misclassified": "{wrong}"\n}}\n'
@@ -53,6 +53,8 @@ def record_from_json(text: str) -> RunRecord:
         beyond = [index for index in record.misclassified if not 0 <= index < record.total]
         if beyond:
             raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
+        if record.fresh_correct is not None and not 0 <= record.fresh_correct <= record.total:
+            raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
         if len(record.epochs) != record.config.epochs:
             raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
     except RecordError:

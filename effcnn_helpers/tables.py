@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch.optim.swa_utils import update_bn
 
-from .data import BatchLoader, ImageDataset
 from .latency import latency_path, passes_by_model, read_latency
 from .models import dataset_of
 from .paper import TABLE_3, TABLE_4, TABLE_5, TEST_IMAGES, table_3_row
 from .recipes import TECHNIQUE_MODELS
-from .records import all_runs, read_network, table_rows, table_runs
+from .records import RecordError, all_runs, table_rows, table_runs
 from .techniques import labels_of
-from .training import RunRecord, predict
+from .training import RunRecord
 
 PAPER_GAIN = "paper's gain"  # an f-string of Python 3.11 cannot hold the apostrophe
 
@@ -53,15 +51,14 @@ def last_epoch(run: RunRecord) -> float:
     return run.accuracy_percent
 
 
-def last_five_epochs(run: RunRecord) -> float:
-    """The median of its accuracies (percent) after the last five epochs: less a matter of when training stopped.
+def fresh_statistics(run: RunRecord) -> float:
+    """Its accuracy (percent) with fresh BatchNorm statistics: much less a matter of when training stopped.
 
-    Of a run that comes to rest (see `settles`) the accuracy after the last epoch: its five last are no zigzag, but
-    the way down of a falling rate, or epochs before weights that are a mean over them.
+    Raises RecordError where that was not measured, as in a live run.
     """
-    if settles(run.config.techniques):
-        return run.accuracy_percent
-    return statistics.median(row["test_accuracy_percent"] for row in run.epochs[-5:])
+    if run.fresh_correct is None:
+        raise RecordError(f"{run.config.name} was not measured with fresh BatchNorm statistics; only recorded runs are")
+    return 100 * run.fresh_correct / run.total
 
 
 def pooled_sd_percent(summaries: list[Summary | None]) -> float:
@@ -175,7 +172,8 @@ def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spreads: dict[bo
 def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
 
-    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_seconds,
+    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, fresh (Summary of ours
+    with fresh BatchNorm statistics, which is no result of the recipe and has no verdict), paper_seconds,
     our_seconds (one pass over the test images, eager PyTorch, median of the recorded measurement; None without
     one), paper_kb, our_kb (torch's pickled state dict, 1 KB = 1,024 bytes: so weighed, ours agree with the paper's).
     """
@@ -189,6 +187,7 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
         "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
         "paper": row.accuracy_percent, "ours": ours[row.model],
         "verdict": verdict(row.accuracy_percent, ours[row.model], spread),
+        "fresh": summarise([fresh_statistics(run) for run in runs[row.model]]),
         "paper_seconds": row.latency_seconds, "our_seconds": seconds.get(row.label),
         "paper_kb": row.size_kb,
         "our_kb": runs[row.model][0].bytes["state_dict"] / 1024 if runs[row.model] else None,
@@ -204,6 +203,7 @@ def worded(table: pd.DataFrame) -> pd.DataFrame:
         "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
         "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
         "verdict": table["verdict"],
+        "fresh statistics (%)": ["" if row is None else str(row) for row in table["fresh"]],
         "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
         "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
         "paper (KB)": [str(kb) for kb in table["paper_kb"]],
@@ -228,8 +228,8 @@ def table_4(dataset: str, root: Path | None = None) -> pd.DataFrame:
     """Table 4 of the paper for one dataset: each technique on the smallest depthwise model.
 
     Columns: techniques (tuple), parameters (as trained; None without a run), paper (percent), ours (Summary
-    or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None), steady_gain (the same by
-    the median of the last five epochs).
+    or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None), fresh_gain (the same with
+    fresh BatchNorm statistics).
     """
     return _technique_table(dataset, {row: by_dataset[dataset] for row, by_dataset in TABLE_4.items()}, root)
 
@@ -244,13 +244,13 @@ def _technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], r
     paper = {row: percent for row, percent in paper.items() if percent is not None}
     runs = {row: table_runs(TECHNIQUE_MODELS[dataset], row, root) for row in paper}
     ours = {row: summarise([run.accuracy_percent for run in of_row]) for row, of_row in runs.items()}
-    spreads, steady = (seed_spreads(dataset, accuracy, root) for accuracy in (last_epoch, last_five_epochs))
+    spreads, fresh_spreads = (seed_spreads(dataset, accuracy, root) for accuracy in (last_epoch, fresh_statistics))
     return pd.DataFrame([{
         "techniques": row, "parameters": runs[row][0].parameters if runs[row] else None,
         "paper": percent, "ours": ours[row], "verdict": verdict(percent, ours[row], spreads[settles(row)]),
         "paper_gain": percent - paper[()],
         "gain": gain_over(runs[row], runs[()], spreads) if row else None,
-        "steady_gain": gain_over(runs[row], runs[()], steady, last_five_epochs) if row else None,
+        "fresh_gain": gain_over(runs[row], runs[()], fresh_spreads, fresh_statistics) if row else None,
     } for row, percent in paper.items()])
 
 
@@ -266,7 +266,8 @@ def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
                      for row, points in zip(table["techniques"], table["paper_gain"], strict=True)],
         "our gain": ["" if gain is None else str(gain) for gain in table["gain"]],
         "effect": ["" if gain is None else gain.effect for gain in table["gain"]],
-        "gain, last five epochs": ["" if gain is None else str(gain) for gain in table["steady_gain"]],
+        "gain, fresh statistics": ["" if gain is None else str(gain) for gain in table["fresh_gain"]],
+        "effect, fresh": ["" if gain is None else gain.effect for gain in table["fresh_gain"]],
     }).set_index("technique")
 
 
@@ -299,23 +300,17 @@ def combinations_in_one_line(root: Path | None = None) -> str:
     return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
 
 
-def endings(runs: list[RunRecord], dataset: ImageDataset, root: Path | None = None) -> pd.DataFrame:
-    """How much of each run's accuracy is the luck of its last epoch: a row per run, percent of the test images.
+def endings(runs: list[RunRecord]) -> pd.DataFrame:
+    """How much of each recorded run's accuracy is the luck of its last epoch: a row per run, percent.
 
-    Columns: last epoch (as recorded), last five epochs (lowest to highest), fresh statistics (the recorded
-    weights on the dataset's test images, with BatchNorm statistics measured anew over up to 10,000 training
-    images; not a result of the tables). Raises RecordError for damaged weights.
+    Columns: techniques, seed, last epoch, last five epochs (lowest to highest), fresh statistics.
     """
     columns = ["techniques", "seed", "last epoch", "last five epochs", "fresh statistics"]
     rows = []
     for run in runs:
-        network = read_network(run, root)
-        images = dataset.train.first(min(10_000, len(dataset.train)))
-        update_bn(BatchLoader(images, dataset.name, run.config.batch_size), network)
-        right = predict(network, dataset.test, dataset.name).argmax(dim=1) == dataset.test.y
         lately = [row["test_accuracy_percent"] for row in run.epochs[-5:]]
         rows.append((labels_of(run.config.techniques), run.config.seed, run.accuracy_percent,
-                     f"{min(lately):.2f} to {max(lately):.2f}", 100 * right.double().mean().item()))
+                     f"{min(lately):.2f} to {max(lately):.2f}", fresh_statistics(run)))
     return pd.DataFrame(rows, columns=columns).round(2)
 
 

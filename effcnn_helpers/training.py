@@ -1,5 +1,6 @@
 """Training through Composer's Trainer: a RunConfig in, a RunRecord and the trained model out."""
 
+import copy
 import io
 import os
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from . import techniques
 from .data import BatchLoader, DataError, ImageDataset, Images
@@ -18,8 +20,9 @@ from .machine import describe_environment, describe_git, now, tune_allocator
 from .models import IMAGE_SHAPES, build_model, count_parameters
 from .recipes import RECIPE_VERSION, RunConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVAL_BATCH = 500
+FRESH_IMAGES, FRESH_BATCH = 10_000, 128  # how many training images, in which batches, fresh statistics come from
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class RunRecord:
 
     epochs: one dict per epoch (see callbacks.History); a curve to look at, never to choose by.
     correct, total: of the images of config.evaluate_on, after the last epoch.
+    fresh_correct: likewise with fresh BatchNorm statistics (see `fresh_correct`); None where that was not measured.
     misclassified: index of each wrongly classified image -> the class it was taken for.
     bytes: size of the weights as "safetensors" and as a pickled "state_dict".
     train_seconds: training alone, without evaluation. resumed: whether the run was interrupted on its way.
@@ -39,6 +43,7 @@ class RunRecord:
     parameters: int
     epochs: list[dict]
     correct: int
+    fresh_correct: int | None
     total: int
     misclassified: dict[int, int]
     bytes: dict[str, int]
@@ -154,6 +159,7 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
         parameters=count_parameters(network),
         epochs=history.rows,
         correct=len(test_images) - len(wrong),
+        fresh_correct=None,
         total=len(test_images),
         misclassified={index: predicted[index].item() for index in wrong},
         bytes=weight_bytes(network),
@@ -204,6 +210,18 @@ def predict(network: nn.Module, images: Images, name: str) -> torch.Tensor:
     """Logits (N, 10) for all images of a split, by the network in evaluation mode on the CPU."""
     network.eval()
     return torch.cat([network(x) for x, _ in BatchLoader(images, name, EVAL_BATCH)])
+
+
+def fresh_correct(network: nn.Module, config: RunConfig, dataset: ImageDataset) -> int:
+    """Right answers of a run's network on its evaluation images, with BatchNorm's statistics measured anew.
+
+    Over the first 10,000 of its training images; the network stays as it is. At a constant learning rate the running
+    statistics lag behind the weights, so this tells less of the moment at which training stopped.
+    """
+    train_images, test_images = split_for(config, dataset)
+    fresh = copy.deepcopy(network)
+    update_bn(BatchLoader(train_images.first(min(FRESH_IMAGES, len(train_images))), config.dataset, FRESH_BATCH), fresh)
+    return (predict(fresh, test_images, config.dataset).argmax(dim=1) == test_images.y).sum().item()
 
 
 def weight_bytes(network: nn.Module) -> dict[str, int]:

@@ -107,7 +107,8 @@ def make_record(digits):
                   "learning_rate": config.learning_rate, "seconds": 1.5} for epoch in range(1, config.epochs + 1)]
         fields = dict(
             schema_version=SCHEMA_VERSION, recipe_version=RECIPE_VERSION[config.dataset], config=config,
-            parameters=count_parameters(build_model(model)), epochs=curve, correct=total - wrong, total=total,
+            parameters=count_parameters(build_model(model)), epochs=curve, correct=total - wrong,
+            fresh_correct=total - wrong, total=total,
             misclassified={index: 3 for index in range(wrong)}, bytes={"safetensors": 9_776, "state_dict": 18_356},
             data={"source": "made up for a test", "real": True, "sha256": digits.sha256},
             environment={"torch": "2.7.0"}, git={"commit": None, "modified": None},

@@ -26,7 +26,7 @@ from effcnn_helpers.models import MODELS, build_model
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5
 from effcnn_helpers.recipes import RECIPES, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, record_to_json, recorded_dir
-from effcnn_helpers.training import predict, train
+from effcnn_helpers.training import fresh_correct, predict, train
 
 
 @pytest.fixture(autouse=True)
@@ -283,7 +283,8 @@ def test_training_step_is_timed_per_image():
 def full_run(as_if_real):
     """(record, network) of a run that claims the full profile, trained on embedded digits until it knows some."""
     config = RunConfig("1.5k-dw", epochs=2, batch_size=16, optimizer="adam", learning_rate=0.01, train_images=1_000)
-    return train(config, as_if_real, threads=1)
+    record, network = train(config, as_if_real, threads=1)
+    return replace(record, fresh_correct=fresh_correct(network, config, as_if_real)), network
 
 
 @pytest.fixture(scope="module")
@@ -360,12 +361,20 @@ def another_model_size(fields, clear):
     fields["parameters"] -= 1
 
 
+def another_fresh_count(fields, clear):
+    fields["test"]["fresh_correct"] -= 4
+
+
+def no_fresh_count(fields, clear):
+    fields["test"]["fresh_correct"] = None
+
+
 def other_data(fields, clear):
     fields["data"]["sha256"] = "0" * 64
 
 
 @pytest.mark.parametrize("change", [hide_a_mistake, another_mistake, another_answer, another_count, more_images,
-                                    another_model_size, other_data])
+                                    another_model_size, another_fresh_count, no_fresh_count, other_data])
 def test_verify_refuses_a_record_that_was_changed(change, folder, clear, capsys):
     rewrite(folder, lambda fields: change(fields, clear))
     assert main(["verify"]) == 1
@@ -431,7 +440,8 @@ def as_recorded_elsewhere(record, network, dataset, flipped: list[int]):
     """The record by a processor that takes these images for their second-best class."""
     taken = {index: pair[index in flipped] for index, pair in enumerate(best_two(network, dataset))}
     wrong = {index: label for index, label in taken.items() if label != dataset.test.y[index]}
-    return replace(record, misclassified=wrong, correct=record.total - len(wrong))
+    return replace(record, misclassified=wrong, correct=record.total - len(wrong),
+                   fresh_correct=fresh_correct(network, record.config, dataset))
 
 
 @pytest.mark.parametrize("flips", [0, 1, 3])
@@ -526,8 +536,8 @@ def test_results_say_the_same_in_every_format(some_runs, capsys):
             spread = f" ± {row['ours']['sd_percent']:.2f}" if row["ours"]["n"] > 1 else ""
             ours = f"{row['ours']['mean_percent']:.2f}{spread} (n={row['ours']['n']})"
         assert cells == [row["model"], row["depthwise"], f"{row['parameters']:,}", f"{row['paper']:.2f}", ours,
-                         row["verdict"], f"{row['paper_seconds']:.2f}", "", str(row["paper_kb"]),
-                         f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
+                         row["verdict"], ours if row["fresh"] else "", f"{row['paper_seconds']:.2f}", "",
+                         str(row["paper_kb"]), f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
 
 
 def test_results_in_json_are_the_recorded_numbers(some_runs, capsys):

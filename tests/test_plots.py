@@ -247,7 +247,7 @@ def test_gains_are_drawn_with_two_standard_errors_beside_the_papers(write_record
     plot_gains(table, ax)
     gain = table["gain"][2]
     bar, steady = ax.containers
-    assert (bar.get_label(), steady.get_label()) == ("ours, last epoch", "ours, last five epochs")
+    assert (bar.get_label(), steady.get_label()) == ("ours, last epoch", "ours, fresh statistics")
     (left, _), (right, _) = bar.lines[2][0].get_segments()[0]
     assert (right - left) / 4 == pytest.approx(gain.standard_error)
     assert (right + left) / 2 == pytest.approx(gain.points) == pytest.approx(0.65)

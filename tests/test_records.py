@@ -48,9 +48,9 @@ def test_measured_record_survives_writing_and_reading(tiny_run):
 def test_written_form_is_plain_json_with_the_count_under_its_split(split, make_record):
     text = record_to_json(make_record(wrong=2, total=50, config={"evaluate_on": split, "epochs": 3}))
     fields = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert fields[split] == {"correct": 48, "total": 50}
+    assert fields[split] == {"correct": 48, "fresh_correct": 48, "total": 50}
     assert fields["misclassified"] == "0:3 1:3"
-    assert fields["config"]["model"] == "1.5k-dw" and fields["schema_version"] == 1
+    assert fields["config"]["model"] == "1.5k-dw" and fields["schema_version"] == 2
     assert len(fields["epochs"]) == sum("train_loss" in line for line in text.splitlines()) == 3
 
 
@@ -58,6 +58,10 @@ def edited(record, **changes) -> str:
     """A record's text with fields replaced; None takes a field away."""
     fields = {**json.loads(record_to_json(record)), **changes}
     return json.dumps({key: value for key, value in fields.items() if value is not None})
+
+
+def counts(correct: int | None, fresh_correct: int = 9_835) -> dict:
+    return {"correct": correct, "fresh_correct": fresh_correct, "total": 10_000}
 
 
 DAMAGES = {
@@ -68,18 +72,20 @@ DAMAGES = {
     "a list": lambda record: "[]",
     "a number": lambda record: "3",
     "an empty object": lambda record: "{}",
-    "schema of the future": lambda record: edited(record, schema_version=2),
+    "schema of the future": lambda record: edited(record, schema_version=3),
     "no schema": lambda record: edited(record, schema_version=None),
     "no configuration": lambda record: edited(record, config=None),
     "an unknown model": lambda record: edited(record, config={"model": "9k"}),
     "an unknown field": lambda record: edited(record, accuracy=99.9),
     "an unknown field of the configuration": lambda record: edited(record, config={"model": "7k", "momentum": 1}),
     "no count": lambda record: edited(record, test=None),
-    "no number of correct answers": lambda record: edited(record, test={"total": 10_000}),
-    "a count of words": lambda record: edited(record, test={"correct": "most", "total": "all"}),
-    "a count that is nothing": lambda record: edited(record, test={"correct": None, "total": 10_000}),
-    "one correct answer too many": lambda record: edited(record, test={"correct": 9_836, "total": 10_000}),
-    "one correct answer too few": lambda record: edited(record, test={"correct": 9_834, "total": 10_000}),
+    "no number of correct answers": lambda record: edited(record, test={"fresh_correct": 9_835, "total": 10_000}),
+    "a count of words": lambda record: edited(record, test={"correct": "most", "fresh_correct": 0, "total": "all"}),
+    "a count that is nothing": lambda record: edited(record, test=counts(None)),
+    "no count with fresh statistics": lambda record: edited(record, test={"correct": 9_835, "total": 10_000}),
+    "more right with fresh statistics than there are": lambda record: edited(record, test=counts(9_835, 10_001)),
+    "one correct answer too many": lambda record: edited(record, test=counts(9_836)),
+    "one correct answer too few": lambda record: edited(record, test=counts(9_834)),
     "no misclassified images": lambda record: edited(record, misclassified=""),
     "misclassified images without their class": lambda record: edited(record, misclassified="1 2 3"),
     "misclassified images as a list": lambda record: edited(record, misclassified=[1, 2]),

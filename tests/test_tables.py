@@ -1,15 +1,12 @@
-import copy
 import json
 import math
 import statistics
 from dataclasses import replace
 
 import pytest
-import torch
-from torch import nn
 
-from effcnn_helpers.cli.recording import write_run
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, table_3_row
+from effcnn_helpers.records import RecordError
 from effcnn_helpers.tables import (
     Gain,
     Summary,
@@ -18,6 +15,7 @@ from effcnn_helpers.tables import (
     compare_technique,
     compare_with_paper,
     endings,
+    fresh_statistics,
     gain_over,
     paired_difference,
     pilot_table,
@@ -33,7 +31,6 @@ from effcnn_helpers.tables import (
     worded,
     worded_techniques,
 )
-from effcnn_helpers.training import predict
 
 
 def test_summary_of_a_row():
@@ -189,10 +186,12 @@ def test_worded_table_says_the_same_in_text(write_record, tmp_path):
     text = worded(table_3("mnist", tmp_path))
     assert dict(text.loc["1.5K-DW"]) == {
         "depthwise": "yes", "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)",
-        "verdict": "reproduced", "paper (s)": "2.52", "ours (s)": "2.60", "paper (KB)": "19", "ours (KB)": "17.9"}
+        "verdict": "reproduced", "fresh statistics (%)": "98.35 (n=1)", "paper (s)": "2.52", "ours (s)": "2.60",
+        "paper (KB)": "19", "ours (KB)": "17.9"}
     assert dict(text.loc["25K"]) == {
         "depthwise": "no", "parameters": "25,144", "paper (%)": "99.35", "ours (%)": "no run yet",
-        "verdict": "not run", "paper (s)": "3.36", "ours (s)": "", "paper (KB)": "107", "ours (KB)": ""}
+        "verdict": "not run", "fresh statistics (%)": "", "paper (s)": "3.36", "ours (s)": "",
+        "paper (KB)": "107", "ours (KB)": ""}
 
 
 def test_compare_with_paper_shows_the_rows_that_were_asked_for(write_record, tmp_path):
@@ -261,17 +260,18 @@ def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_recor
     assert gain.standard_error == pytest.approx(math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2))
 
 
-def test_steady_gain_is_by_the_median_of_five_epochs_or_by_the_end_of_what_rests(make_record, write_record, tmp_path):
-    """The last five of these records are 12, 9, 6, 3 and 0 points below their end; one outlier changes nothing."""
-    write_record(wrong=200, root=tmp_path)
-    for techniques in (("cutout",), ("swa",), ("one_cycle_lr",)):
-        rows = [dict(row) for row in make_record(wrong=150).epochs]
-        rows[-5]["test_accuracy_percent"] = 10.0
-        write_record(wrong=150, root=tmp_path, config={"techniques": techniques}, epochs=rows)
+def test_fresh_gain_compares_what_was_right_with_fresh_statistics(write_record, tmp_path):
+    write_record(wrong=200, root=tmp_path, fresh_correct=9_830)
+    write_record(wrong=150, root=tmp_path, fresh_correct=9_860, config={"techniques": ("cutout",)})
     table = table_4("mnist", tmp_path).set_index("techniques")
-    assert table.loc[[("cutout",)], "steady_gain"].item().points == pytest.approx(0.5)
-    for resting in ("swa", "one_cycle_lr"):
-        assert table.loc[[(resting,)], "steady_gain"].item().points == pytest.approx(6.5)
+    assert table.loc[[("cutout",)], "gain"].item().points == pytest.approx(0.5)
+    assert table.loc[[("cutout",)], "fresh_gain"].item().points == pytest.approx(0.3)
+
+
+def test_fresh_statistics_of_a_run_without_any_are_refused(make_record):
+    assert fresh_statistics(make_record(fresh_correct=9_870)) == pytest.approx(98.7)
+    with pytest.raises(RecordError, match="seed0 was not measured with fresh BatchNorm statistics"):
+        fresh_statistics(make_record(fresh_correct=None))
 
 
 def test_gain_of_a_row_that_settles_has_its_own_spread_on_its_side(make_record):
@@ -317,10 +317,10 @@ def test_table_4_shows_parameters_accuracy_and_gain_of_the_recorded_runs(write_r
     assert dict(text.loc["Squeeze-and-Excite"]) == {
         "parameters": "1,842", "paper (%)": "99.18", "ours (%)": "99.00 (n=1)", "verdict": "reproduced",
         "paper's gain": "+0.83", "our gain": "+0.65 ± 0.08", "effect": "gain",
-        "gain, last five epochs": "+0.65 ± 0.08"}
+        "gain, fresh statistics": "+0.65 ± 0.08", "effect, fresh": "gain"}
     assert dict(text.loc["baseline"]) == {
         "parameters": "1,560", "paper (%)": "98.35", "ours (%)": "98.35 (n=1)", "verdict": "reproduced",
-        "paper's gain": "", "our gain": "", "effect": "", "gain, last five epochs": ""}
+        "paper's gain": "", "our gain": "", "effect": "", "gain, fresh statistics": "", "effect, fresh": ""}
     assert (text["ours (%)"] != "no run yet").sum() == 2
 
 
@@ -329,23 +329,12 @@ def test_table_5_begins_with_the_baseline(tmp_path):
     assert list(table["techniques"]) == [(), *TABLE_5] and table["paper"][0] == TABLE_4[()]["cifar10"]
 
 
-def test_endings_measures_batchnorm_anew_whatever_the_recorded_statistics(tiny_run, digits, tmp_path):
-    record, network = tiny_run
-    stale = copy.deepcopy(network)
-    for module in stale.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean += 5
-    write_run(record, network, tmp_path / "right")
-    write_run(record, stale, tmp_path / "stale")
-    tables = [endings([record], digits, tmp_path / name) for name in ("right", "stale")]
-    assert tables[0].equals(tables[1])
-    [row] = tables[0].to_dict("records")
-    assert row["last epoch"] == record.accuracy_percent
-    low, high = sorted(epoch["test_accuracy_percent"] for epoch in record.epochs)
-    assert row["last five epochs"] == f"{low:.2f} to {high:.2f}"
-    answers = [predict(trained, digits.test, "mnist").argmax(dim=1) for trained in (network, stale)]
-    assert not torch.equal(*answers), "the stale statistics change no answer: this test shows nothing"
-    assert list(endings([], digits).columns) == list(tables[0].columns)
+def test_endings_shows_the_last_epoch_the_range_before_it_and_fresh_statistics(make_record):
+    """The last five epochs of these records are 12, 9, 6, 3 and 0 points below their end."""
+    [row] = endings([make_record(wrong=200, seed=1, fresh_correct=9_850)]).to_dict("records")
+    assert row == {"techniques": "baseline", "seed": 1, "last epoch": 98.0, "last five epochs": "86.00 to 98.00",
+                   "fresh statistics": 98.5}
+    assert list(endings([]).columns) == list(row)
 
 
 def test_combinations_in_one_line_names_the_best_of_ours_and_the_papers(write_record, tmp_path):

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from effcnn_helpers.cli import recording
 from effcnn_helpers.cli.recording import train_or_load, unfinished_dir, write_run
@@ -22,6 +24,7 @@ from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig
 from effcnn_helpers.records import RecordError, read_network, read_run
 from effcnn_helpers.training import (
     SCHEMA_VERSION,
+    fresh_correct,
     last_whole_checkpoint,
     predict,
     split_for,
@@ -121,6 +124,30 @@ def test_record_describes_its_run(tiny, digits, tiny_run):
     wrong = {index: predicted[index].item() for index in range(200) if predicted[index] != digits.test.y[index]}
     assert record.misclassified == wrong
     assert (record.correct, record.total) == (200 - len(wrong), 200)
+
+
+def test_fresh_statistics_are_measured_on_the_training_images_whatever_the_running_ones(tiny, digits, tiny_run):
+    record, network = tiny_run
+    assert record.fresh_correct is None
+    stale = copy.deepcopy(network)
+    for module in stale.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean += 5
+    before = copy.deepcopy(stale.state_dict())
+    by_hand = copy.deepcopy(network)
+    train_images, test_images = split_for(tiny, digits)
+    update_bn([normalise(x, "mnist") for x in train_images.x.split(128)], by_hand)
+    answers = [predict(each, test_images, "mnist").argmax(dim=1) for each in (by_hand, stale)]
+    right = (answers[0] == test_images.y).sum().item()
+    assert right != (answers[1] == test_images.y).sum().item(), "stale statistics cost nothing: this test shows nothing"
+    assert fresh_correct(stale, tiny, digits) == fresh_correct(network, tiny, digits) == right
+    for name, tensor in stale.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_recorded_run_counts_what_is_right_with_fresh_statistics(tiny, digits, tmp_path):
+    record = train_or_load(tiny, digits, tmp_path, threads=1)
+    assert record.fresh_correct == fresh_correct(read_network(record, tmp_path), tiny, digits)
 
 
 def test_sizes_are_those_of_the_files(tmp_path, tiny_run):

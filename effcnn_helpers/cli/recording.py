@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import filelock
@@ -15,7 +15,7 @@ from torch import nn
 from ..data import DataError, ImageDataset, cache_dir, load_images
 from ..recipes import RECIPE_VERSION, RunConfig
 from ..records import WRITING, RecordError, read_run, record_to_json, recorded_dir
-from ..training import RunRecord, contiguous_state, train
+from ..training import RunRecord, contiguous_state, fresh_correct, train
 
 
 class RunBusyError(RuntimeError):
@@ -44,7 +44,7 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
             if not folder.exists():
                 record, network = train(config, dataset, checkpoints=unfinished, **options)
-                write_run(record, network, root)
+                write_run(replace(record, fresh_correct=fresh_correct(network, config, dataset)), network, root)
                 shutil.rmtree(unfinished, ignore_errors=True)
     except filelock.Timeout as error:
         raise RunBusyError(f"{config.name} is being trained by another process") from error

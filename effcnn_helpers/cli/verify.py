@@ -5,7 +5,7 @@ import torch
 from ..data import ImageDataset, load_images
 from ..models import count_parameters
 from ..records import all_runs, read_network, recorded_dir
-from ..training import RunRecord, predict, split_for
+from ..training import RunRecord, fresh_correct, predict, split_for
 
 ALLOWED_FLIPS = 3
 ALLOWED_GAP = 1e-3
@@ -38,7 +38,8 @@ def check_run(run: RunRecord, dataset: ImageDataset, images: int | None = None) 
     """(problems, notes) of one run, re-measured on the first `images` of its evaluation split (None: all).
 
     Rounding differs between processors: up to 3 images may be classified differently when the two top
-    logits lie within 1e-3 there; they are named. Anything else is a problem.
+    logits lie within 1e-3 there; they are named. Anything else is a problem. On all images the number that is right
+    with fresh BatchNorm statistics is counted again, too.
     """
     network = read_network(run)
     problems = []
@@ -65,4 +66,8 @@ def check_run(run: RunRecord, dataset: ImageDataset, images: int | None = None) 
         problems.append(f"{len(flipped)} images are classified differently than recorded, {len(wide)} of them not "
                         f"by rounding: {flipped[:10]}{' …' if len(flipped) > 10 else ''}")
         return problems, []
+    if images is None:
+        fresh = fresh_correct(network, run.config, dataset)
+        if run.fresh_correct is None or abs(fresh - run.fresh_correct) > ALLOWED_FLIPS:
+            problems.append(f"{fresh:,} right with fresh BatchNorm statistics, recorded {run.fresh_correct}")
     return problems, [f"image {index} flips by rounding (gap {gaps[index]:.1e})" for index in flipped]
