@@ -155,8 +155,8 @@ def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spreads: dict[bo
     """The mean difference in accuracy between runs and the baseline's of the same seeds; None without a common one.
 
     Runs of a seed share their first weights and the order of the images (with SWA every step), so a seed with a
-    row alone would count for its luck. The standard error joins that of the test images (paired, see
-    `paired_difference`; more seeds see the same images, so they do not lower it) with that of the seeds
+    row alone would count for its luck. The standard error joins that of the test images (paired answers after the last
+    epoch, see `paired_difference`; more seeds see the same images, so they do not lower it) with that of the seeds
     on both sides (from `seed_spreads` of `accuracy`), as if what they share did not help: it is on the safe side.
     """
     by_seed = {run.config.seed: run for run in baseline}
