@@ -79,7 +79,7 @@ def test_healthy_machine_is_ready(report):
     lines = [line for line in text.splitlines() if not line.startswith("note data ") and "EFFCNN_DATA_DIR" not in line]
     assert [line.split()[:2] for line in lines[:-1]] == [["ok", topic] for topic in (
         "python", "packages", "cores", "memory", "folders", "folders", "gpu", "records", "speed", "speed")]
-    assert "make notebooks: about 10 minutes" in text and "1 recorded runs" in text
+    assert f"make notebooks: about {doctor.SERIES_MINUTES:.0f} minutes" in text and "1 recorded runs" in text
 
 
 def test_doctor_leaves_no_file_behind(report, tmp_path):
@@ -343,7 +343,8 @@ def test_expected_minutes_follow_the_measured_speed(report, monkeypatch):
 
 def test_speed_beside_other_programs_is_noted(report, monkeypatch):
     monkeypatch.setattr(bench, "busy_cores", lambda: 1.5)
-    expect(report, 0, "note speed make notebooks: about 10 minutes, measured while other programs keep 1.5 cores busy",
+    expect(report, 0, f"note speed make notebooks: about {doctor.SERIES_MINUTES:.0f} minutes, "
+           "measured while other programs keep 1.5 cores busy",
            "cure: run this again when the other programs have ended")
 
 
