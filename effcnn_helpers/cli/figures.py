@@ -1,7 +1,7 @@
 """Redraw the paper's figures from our own runs and tensors.
 
-Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4, and what each technique gains, are what notebooks draw in cells tagged
-"figure:NAME"; their last outputs are taken out, as PNG.
+Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4, and what each technique adds, are what
+notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG.
 """
 
 import base64
