@@ -76,24 +76,19 @@ def settles(techniques: tuple[str, ...]) -> bool:
     return not {"one_cycle_lr", "swa"}.isdisjoint(techniques)
 
 
-def seed_spreads(dataset: str, accuracy: Callable[[RunRecord], float] = last_epoch,
-                 root: Path | None = None) -> dict[bool, float]:
+def seed_spreads(dataset: str, accuracy: Callable[[RunRecord], float] = last_epoch, root: Path | None = None,
+                 plain: bool = False) -> dict[bool, float]:
     """Seed-to-seed standard deviation (percent) of rows that settle (True) and of those that do not (False).
 
-    Pooled over all recorded rows of either kind of the model that Tables 4 and 5 add techniques to, as two or three
-    seeds do not show a row's own; a row with one seed is taken to scatter like the others of its kind. Where no row
-    of a kind has several seeds, over those of both kinds.
+    Pooled over all recorded rows of either kind of the model that Tables 4 and 5 add techniques to (plain: over the
+    models of Table 3 instead), as two or three seeds do not show a row's own; a row with one seed is taken to scatter
+    like the others of its kind. Where no row of a kind has several seeds, over those of both kinds.
     """
+    recorded = table_rows(dataset, root, model="" if plain else TECHNIQUE_MODELS[dataset])
     rows = [(techniques, summarise([accuracy(run) for run in runs]))
-            for (_, techniques), runs in table_rows(dataset, root, model=TECHNIQUE_MODELS[dataset]).items()]
+            for (_, techniques), runs in recorded.items() if not (plain and techniques)]
     return {kind: pooled_sd_percent([row for techniques, row in rows if settles(techniques) == kind])
             or pooled_sd_percent([row for _, row in rows]) for kind in (True, False)}
-
-
-def plain_spread(dataset: str, accuracy: Callable[[RunRecord], float] = last_epoch, root: Path | None = None) -> float:
-    """Seed-to-seed standard deviation (percent) of the models of Table 3, pooled over those of the dataset."""
-    return pooled_sd_percent([summarise([accuracy(run) for run in runs])
-                              for (_, techniques), runs in table_rows(dataset, root).items() if not techniques])
 
 
 def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 0.0) -> str:
@@ -104,7 +99,7 @@ def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 
     be told apart neither from each other nor from a disagreement of that size.
     "exceeded", "not reproduced": ours is higher or lower than that.
 
-    sd: that of `plain_spread` or `seed_spreads`. The paper gives none, so its seeds are taken to scatter like ours.
+    sd: that of `seed_spreads`. The paper gives none, so its seeds are taken to scatter like ours.
     """
     if ours is None:
         return "not run"
@@ -180,7 +175,7 @@ def table_3(dataset: str, root: Path | None = None) -> pd.DataFrame:
     rows = [row for row in TABLE_3 if row.dataset == dataset]
     runs = {row.model: table_runs(row.model, root=root) for row in rows}
     ours = {model: summarise([run.accuracy_percent for run in of_model]) for model, of_model in runs.items()}
-    spread = plain_spread(dataset, root=root)
+    spread = seed_spreads(dataset, root=root, plain=True)[False]
     measured = latency_path(root)
     seconds = passes_by_model(read_latency(measured))["seconds"] if measured.exists() else {}
     return pd.DataFrame([{
