@@ -13,10 +13,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
-from .data import BatchLoader
+from .batches import BatchLoader
+from .errors import EffcnnError
 
 
-class DivergedError(RuntimeError):
+class DivergedError(EffcnnError):
     """The training loss is no longer a finite number."""
 
 
@@ -64,7 +65,7 @@ class History(Callback):
     def refuse_unless_finite(self, loss: float, what: str):
         if not math.isfinite(loss):
             raise DivergedError(f"the {what} is {loss} at learning rate {self.learning_rate:g}; use a smaller "
-                                "RunConfig.learning_rate")
+                                "Recipe.learning_rate")
 
     def state_dict(self):
         return {"rows": self.rows}

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .models import MODELS
 from .paper import TABLE_3
 from .records import RecordError, recorded_dir
 from .runtimes import RUNTIMES
@@ -135,12 +136,12 @@ def latency_table(record: dict, view: str) -> pd.DataFrame:
 def in_one_line(record: dict) -> str:
     """How many times faster than eager PyTorch the fastest runtimes are, for a notebook's headline."""
     table = latency_table(record, "pass")
-    labels = {row.model: row.label for row in TABLE_3}
     words = []
     for model, of_model in table.groupby("model", sort=False):
         faster = 1 / of_model.set_index("runtime")["ratio"]
         exact = faster.drop(index=["eager", "int8"])
-        words.append(f"{labels[model]}: {RUNTIMES[exact.idxmax()]} ×{exact.max():.1f}, int8 ×{faster['int8']:.1f}")
+        fastest = f"{RUNTIMES[exact.idxmax()]} ×{exact.max():.1f}"
+        words.append(f"{MODELS[model].label}: {fastest}, int8 ×{faster['int8']:.1f}")
     return "; ".join(words)
 
 

@@ -1,6 +1,6 @@
 """The paper's eight architectures (Tables 1 and 2), written so that they read like its tables.
 
-Every model maps normalised images (N, C, H, W) to logits (N, 10). The tables say (c_in, c_out)/kernel
+Every model maps normalised images (N, C, H, W) to logits (N, classes). The tables say (c_in, c_out)/kernel
 and leave three things open; the parameter counts fix them:
 - each 3x3 or depthwise-separable block ends in BatchNorm and ReLU, a transition block has neither;
 - every 3x3 convolution is padded by 1, so only the max-pools change the image's size;
@@ -10,12 +10,13 @@ and leave three things open; the parameter counts fix them:
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 import torchinfo
 from torch import nn
 
-IMAGE_SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+from .errors import EffcnnError
 
 
 class Conv3x3(nn.Sequential):
@@ -50,7 +51,7 @@ def transition_block(c_in: int, c_out: int) -> nn.Conv2d:
 
 
 class GapHead(nn.Sequential):
-    """Global average pooling, then a 1x1 convolution as classifier: (N, c_in, H, W) -> (N, 10) logits."""
+    """Global average pooling, then a 1x1 convolution as classifier: (N, c_in, H, W) -> (N, classes) logits."""
 
     def __init__(self, c_in: int, classes: int = 10):
         super().__init__(OrderedDict(
@@ -60,7 +61,7 @@ class GapHead(nn.Sequential):
         ))
 
 
-def mnist_25k() -> nn.Sequential:
+def mnist_25k(classes: int = 10) -> nn.Sequential:
     """25K without depthwise convolutions (Table 1): 25,144 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 8),                          # 28 x 28
@@ -69,11 +70,11 @@ def mnist_25k() -> nn.Sequential:
         conv3=Conv3x3(16, 32),
         conv4=Conv3x3(32, 64),
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
-        head=GapHead(64),
+        head=GapHead(64, classes),
     ))
 
 
-def mnist_7k() -> nn.Sequential:
+def mnist_7k(classes: int = 10) -> nn.Sequential:
     """7K without depthwise convolutions (Table 1): 7,767 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 8),                          # 28 x 28
@@ -86,11 +87,11 @@ def mnist_7k() -> nn.Sequential:
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
         conv5=Conv3x3(12, 15),
         conv6=Conv3x3(15, 15),
-        head=GapHead(15),
+        head=GapHead(15, classes),
     ))
 
 
-def mnist_7k_dw() -> nn.Sequential:
+def mnist_7k_dw(classes: int = 10) -> nn.Sequential:
     """7K with depthwise convolutions (Table 1): 7,611 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 10),                         # 28 x 28
@@ -103,11 +104,11 @@ def mnist_7k_dw() -> nn.Sequential:
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
         conv5=Conv3x3(12, 15),
         conv6=Conv3x3(15, 15),
-        head=GapHead(15),
+        head=GapHead(15, classes),
     ))
 
 
-def mnist_5k() -> nn.Sequential:
+def mnist_5k(classes: int = 10) -> nn.Sequential:
     """5K without depthwise convolutions (Table 1): 5,712 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 8),                          # 28 x 28
@@ -119,11 +120,11 @@ def mnist_5k() -> nn.Sequential:
         transition2=transition_block(16, 12),
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
         conv5=Conv3x3(12, 15),
-        head=GapHead(15),
+        head=GapHead(15, classes),
     ))
 
 
-def mnist_5k_dw() -> nn.Sequential:
+def mnist_5k_dw(classes: int = 10) -> nn.Sequential:
     """5K with depthwise convolutions (Table 1): 5,616 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 8),                          # 28 x 28
@@ -135,11 +136,11 @@ def mnist_5k_dw() -> nn.Sequential:
         transition2=transition_block(18, 12),
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
         conv5=Conv3x3(12, 16),
-        head=GapHead(16),
+        head=GapHead(16, classes),
     ))
 
 
-def mnist_1_5k_dw() -> nn.Sequential:
+def mnist_1_5k_dw(classes: int = 10) -> nn.Sequential:
     """1.5K with depthwise convolutions (Table 1): 1,560 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(1, 8),                          # 28 x 28
@@ -151,11 +152,11 @@ def mnist_1_5k_dw() -> nn.Sequential:
         transition2=transition_block(16, 12),
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
         conv5=DepthwiseSeparableConv2d(12, 15),
-        head=GapHead(15),
+        head=GapHead(15, classes),
     ))
 
 
-def cifar10_143k() -> nn.Sequential:
+def cifar10_143k(classes: int = 10) -> nn.Sequential:
     """143K without depthwise convolutions (Table 2): 143,208 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(3, 16, bias=True),              # 32 x 32
@@ -168,11 +169,11 @@ def cifar10_143k() -> nn.Sequential:
         conv6=Conv3x3(64, 64, bias=True),
         maxpool3=nn.MaxPool2d(2),                     # 4 x 4
         conv7=Conv3x3(64, 120, bias=True),
-        head=GapHead(120),
+        head=GapHead(120, classes),
     ))
 
 
-def cifar10_143k_dw() -> nn.Sequential:
+def cifar10_143k_dw(classes: int = 10) -> nn.Sequential:
     """143K with depthwise convolutions (Table 2): 143,396 parameters."""
     return nn.Sequential(OrderedDict(
         conv1=Conv3x3(3, 16, bias=True),              # 32 x 32
@@ -187,34 +188,53 @@ def cifar10_143k_dw() -> nn.Sequential:
         conv7=DepthwiseSeparableConv2d(64, 128, bias=True),
         conv8=DepthwiseSeparableConv2d(128, 192, bias=True),
         conv9=DepthwiseSeparableConv2d(192, 260, bias=True),
-        head=GapHead(260),
+        head=GapHead(260, classes),
     ))
 
 
-MODELS: dict[str, dict[str, Callable[[], nn.Sequential]]] = {
-    "mnist": {
-        "25k": mnist_25k, "7k": mnist_7k, "7k-dw": mnist_7k_dw,
-        "5k": mnist_5k, "5k-dw": mnist_5k_dw, "1.5k-dw": mnist_1_5k_dw,
-    },
-    "cifar10": {"143k": cifar10_143k, "143k-dw": cifar10_143k_dw},
-}
+@dataclass(frozen=True)
+class Model:
+    """A network of the series: its names, its colour and line in every plot, how to build it.
+
+    image_shape: (C, H, W) of what it is made for. build: from the number of classes to a network.
+    paper: whether it is one of the paper's. A network of your own is one more entry in MODELS.
+    """
+
+    name: str
+    label: str
+    color: str
+    image_shape: tuple[int, int, int]
+    build: Callable[[int], nn.Module]
+    linestyle: str = "-"
+    paper: bool = False
 
 
-def dataset_of(name: str) -> str:
-    """The dataset that a model belongs to. Raises ValueError, listing the models, for an unknown name."""
-    for dataset, models in MODELS.items():
-        if name in models:
-            return dataset
-    known = ", ".join(name for models in MODELS.values() for name in models)
-    raise ValueError(f"unknown model {name!r}; the models of the paper are {known}")
+_DIGITS, _PHOTOS = (1, 28, 28), (3, 32, 32)
+MODELS = {model.name: model for model in (
+    Model("25k", "25K", "#0173b2", _DIGITS, mnist_25k, paper=True),
+    Model("7k", "7K", "#de8f05", _DIGITS, mnist_7k, paper=True),
+    Model("7k-dw", "7K-DW", "#029e73", _DIGITS, mnist_7k_dw, "--", paper=True),
+    Model("5k", "5K", "#d55e00", _DIGITS, mnist_5k, paper=True),
+    Model("5k-dw", "5K-DW", "#cc78bc", _DIGITS, mnist_5k_dw, "--", paper=True),
+    Model("1.5k-dw", "1.5K-DW", "#ca9161", _DIGITS, mnist_1_5k_dw, "--", paper=True),
+    Model("143k", "143K", "#882255", _PHOTOS, cifar10_143k, paper=True),
+    Model("143k-dw", "143K-DW", "#44aa99", _PHOTOS, cifar10_143k_dw, "--", paper=True),
+)}
 
 
-def build_model(name: str) -> nn.Sequential:
+def model_of(name: str) -> Model:
+    """The entry of a model. Raises EffcnnError, listing the models, for an unknown name."""
+    if name not in MODELS:
+        raise EffcnnError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def build_model(name: str, classes: int = 10) -> nn.Module:
     """A fresh model by its name, say "1.5k-dw", with weights drawn from torch's global generator.
 
-    Raises ValueError, listing the models, for an unknown name.
+    Raises EffcnnError, listing the models, for an unknown name.
     """
-    return MODELS[dataset_of(name)][name]()
+    return model_of(name).build(classes)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -242,6 +262,7 @@ def kind_of(layer: nn.Module) -> str:
     """What a layer is called in the field: "3x3 convolution", "depthwise convolution", …"""
     if not isinstance(layer, nn.Conv2d):
         return type(layer).__name__
-    if layer.groups > 1:
+    if 1 < layer.groups == layer.in_channels:
         return "depthwise convolution"
-    return "1x1 convolution" if layer.kernel_size == (1, 1) else "3x3 convolution"
+    kind = f"{layer.kernel_size[0]}x{layer.kernel_size[1]} convolution"
+    return kind if layer.groups == 1 else f"grouped {kind}"

@@ -36,6 +36,9 @@ TABLE_3 = (
     Table3Row("cifar10", "143k-dw", "143K-DW", True, 143_396, 79.90, 8.82, 590),
 )
 
+# The models that Tables 4 and 5 add techniques to.
+TABLE_4_MODELS = {"mnist": "1.5k-dw", "cifar10": "143k-dw"}
+
 # Table 4: techniques added to the smallest depthwise model of each dataset; (): the baseline; None: not reported.
 TABLE_4 = {
     (): {"mnist": 98.35, "cifar10": 79.90},
@@ -68,3 +71,15 @@ def table_3_row(dataset: str, model: str) -> Table3Row:
             return row
     rows = ", ".join(f"{row.dataset}/{row.model}" for row in TABLE_3)
     raise KeyError(f"Table 3 has no row {dataset}/{model}; it has {rows}")
+
+
+def accuracy_of(dataset: str, model: str, techniques: tuple[str, ...] = ()) -> float | None:
+    """What the paper reports for a row of Tables 3 to 5, in percent; None where it has no such row."""
+    if not techniques:
+        found = [row.accuracy_percent for row in TABLE_3 if (row.dataset, row.model) == (dataset, model)]
+        return found[0] if found else None
+    if TABLE_4_MODELS.get(dataset) != model:
+        return None
+    if techniques in TABLE_4:
+        return TABLE_4[techniques][dataset]
+    return TABLE_5.get(techniques) if dataset == "cifar10" else None

@@ -14,19 +14,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .data import Images
-from .paper import TABLE_3, TABLE_4, TABLE_5
+from .datasets import Images
+from .models import MODELS, model_of
+from .paper import TABLE_3, accuracy_of
 from .recipes import Profile, RunConfig
+from .records import RunRecord
 from .techniques import TECHNIQUES, labels_of
-from .training import RunRecord
 
-# A model keeps its colour through the whole series (seaborn's colour-blind-safe palette); models with
-# depthwise convolutions are dashed.
-_PALETTE = sns.color_palette("colorblind")
-MODEL_COLORS = dict(zip((row.model for row in TABLE_3), [*_PALETTE[:6], "#882255", "#44aa99"], strict=True))
-# A technique, too; the baseline beside techniques is grey, and so, darker, are combinations: no technique is.
-# The last two are for techniques to come.
-TECHNIQUE_COLORS = dict(zip(TECHNIQUES, [*_PALETTE[:6], "#882255", _PALETTE[9], "#44aa99", "#999933"], strict=False))
+# The kinds of layers that models.kind_of names, in seaborn's colour-blind-safe palette.
 KIND_COLORS = dict(zip(
     ("3x3 convolution", "depthwise convolution", "1x1 convolution", "BatchNorm2d", "Linear"),
     sns.color_palette("colorblind", 5), strict=True))
@@ -75,8 +70,8 @@ def describe(figure: Figure) -> str:
 
 
 def label_of(model: str) -> str:
-    """A model's name as figures and tables write it: "1.5k-dw" -> "1.5K-DW"."""
-    return next(row.label for row in TABLE_3 if row.model == model)
+    """A model's name as figures and tables write it: "1.5k-dw" -> "1.5K-DW"; a network of your own keeps its name."""
+    return MODELS[model].label if model in MODELS else model
 
 
 def stamp(figure: Figure, profile: Profile) -> None:
@@ -98,9 +93,10 @@ def show_images(images: Images, classes: tuple[str, ...], count: int = 10, capti
 
 def plot_layer_costs(costs: pd.DataFrame, axes: tuple[Axes, Axes]) -> tuple[Axes, Axes]:
     """Parameters and multiply-adds per layer, side by side; `costs` as from models.layer_costs."""
+    palette = {kind: KIND_COLORS.get(kind, "0.5") for kind in costs["kind"]}
     for ax, column, title in zip(axes, ("parameters", "multiply_adds"), ("Parameters", "Multiply-adds, one image"),
                                  strict=True):
-        sns.barplot(costs, y="layer", x=column, hue="kind", palette=KIND_COLORS, dodge=False, ax=ax,
+        sns.barplot(costs, y="layer", x=column, hue="kind", palette=palette, dodge=False, ax=ax,
                     legend=column == "multiply_adds")
         ax.set(title=title, xlabel="count", ylabel="")
         ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
@@ -115,20 +111,16 @@ def name_of(config: RunConfig) -> str:
 
 
 def style_of(config: RunConfig, beside_techniques: bool) -> dict:
-    """Colour and line of a run: by its technique where techniques are compared, else by its model."""
+    """Colour and line of a run: by its technique where techniques are compared, else by its model.
+
+    The baseline beside techniques is grey and so, darker, are combinations; a network of your own is black.
+    """
     if not beside_techniques:
-        return {"color": MODEL_COLORS[config.model], "linestyle": "--" if config.model.endswith("dw") else "-"}
+        model = MODELS.get(config.model)
+        return {"color": model.color if model else "black", "linestyle": model.linestyle if model else "-"}
     if len(config.techniques) == 1:
-        return {"color": TECHNIQUE_COLORS[config.techniques[0]], "linestyle": "-"}
+        return {"color": TECHNIQUES[config.techniques[0]].color, "linestyle": "-"}
     return {"color": "0.2" if config.techniques else "0.55", "linestyle": "-"}
-
-
-def papers_accuracy(config: RunConfig) -> float | None:
-    """What the paper reports for a run's row, in percent; None where it reports nothing."""
-    if not config.techniques:
-        return next(row.accuracy_percent for row in TABLE_3 if row.model == config.model)
-    found = TABLE_4.get(config.techniques, {}).get(config.dataset)
-    return found if found is not None else TABLE_5.get(config.techniques)
 
 
 def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
@@ -144,7 +136,8 @@ def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
         label = f"{name}, {len(of_row)} seed{'s' if len(of_row) > 1 else ''}"
         sns.lineplot(curve, x="epoch", y="accuracy", errorbar=("pi", 100), ax=ax, label=label, marker="o",
                      markersize=4, **style)
-        value = papers_accuracy(of_row[0].config)
+        config = of_row[0].config
+        value = accuracy_of(config.dataset, config.model, config.techniques)
         if paper and value is not None:
             ax.axhline(value, color=style["color"], linestyle=":", label=f"paper: {value:.2f} %")
     ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", title="Test accuracy after each epoch")
@@ -183,7 +176,7 @@ def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
                                          ("fresh_gain", "ours, fresh statistics", 0.3, "s")):
         for place, (techniques, gain) in enumerate(zip(rows["techniques"], rows[column], strict=True)):
             if gain is not None:
-                color = TECHNIQUE_COLORS[techniques[0]] if len(techniques) == 1 else "0.2"
+                color = TECHNIQUES[techniques[0]].color if len(techniques) == 1 else "0.2"
                 ax.errorbar(gain.points, place + below, xerr=2 * gain.standard_error, fmt=marker, color=color,
                             markersize=6 if marker == "o" else 4, capsize=4 if marker == "o" else 2, label=label)
                 label = None  # one entry in the legend
@@ -211,7 +204,7 @@ def plot_latency(passes: pd.DataFrame, ax: Axes) -> Axes:
 
     passes: a row per model label; columns seconds (median), lower, upper (quartiles), paper.
     """
-    colors = [MODEL_COLORS[row.model] for row in TABLE_3 if row.label in passes.index]
+    colors = [model_of(row.model).color for row in TABLE_3 if row.label in passes.index]
     ax.barh(passes.index, passes["seconds"], color=colors, capsize=4, label="ours, median and quartiles",
             xerr=[passes["seconds"] - passes["lower"], passes["upper"] - passes["seconds"]])
     ax.plot(passes["paper"], range(len(passes)), "D", color="0.3", markerfacecolor="white",
@@ -230,7 +223,7 @@ def plot_against_paper(table: pd.DataFrame, ax: Axes) -> Axes:
     label = "ours, mean ± sd"
     for place, (row, model) in enumerate(zip(table["ours"], table["model"], strict=True)):
         if row is not None:
-            color = next(MODEL_COLORS[entry.model] for entry in TABLE_3 if entry.label == model)
+            color = next(entry.color for entry in MODELS.values() if entry.label == model)
             ax.errorbar(row.mean_percent, place, xerr=row.sd_percent, fmt="o", color=color, capsize=4, label=label)
             label = None  # one entry in the legend
     ax.set(yticks=places, yticklabels=table["model"], xlabel="Test accuracy (%)", ylabel="",

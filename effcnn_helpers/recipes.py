@@ -1,135 +1,329 @@
-"""What a run is: its configuration, the recipe of each dataset, the profiles."""
+"""What a run is: how it trains (`Recipe`), everything that decides its result (`RunConfig`), and how much of it a
+notebook does itself (`Profile`)."""
 
-import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-from .data import ImageDataset
-from .models import dataset_of
-from .techniques import check_techniques, in_order
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
-# Counts up whenever a dataset's recipe changes; runs of another version are not mixed into a table.
-RECIPE_VERSION = {"mnist": 1, "cifar10": 1}
+from . import settings
+from .batches import AUGMENTATIONS
+from .datasets import DATASETS, ImageDataset
+from .errors import EffcnnError
+from .models import MODELS, model_of
+from .techniques import check_techniques, chosen, in_order
+
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "linear")
+NAME = "letters, digits, spaces, '.', '_' and '-', the first a letter or digit"
+
+
+def is_name(value) -> bool:
+    """Whether a name can be a part of a run's folder, where / , = and + have meanings of their own."""
+    return isinstance(value, str) and re.fullmatch(r"[^\W_][\w .-]*", value) is not None
+
+
+def is_whole(value, least: int) -> bool:
+    """Whether a value is a whole number, no bool, of at least this size."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_share(value, below: float = 1.0) -> bool:
+    """Whether a value is a number from 0 to less than `below`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < below
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every knob of a training run. One of your own is one more entry in RECIPES.
+
+    version: counts up when an entry changes; runs of another version are not mixed into a table.
+    optimizer: "sgd" or "adam". learning_rate: the highest. momentum: of SGD; Adam's first beta.
+    weight_decay: on the weights of convolutions and linear layers, not on BatchNorm and biases.
+    schedule: "constant", or "linear": falls to 0 over the whole run, step by step.
+    rise: share of the steps in which the rate first rises from 0, linearly.
+    augmentation: names from batches.AUGMENTATIONS, in order.
+    Raises EffcnnError, naming the field, for a value that cannot be trained with.
+    """
+
+    name: str
+    epochs: int
+    version: int = 1
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    rise: float = 0.0
+    augmentation: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        known = isinstance(self.augmentation, tuple) and set(self.augmentation) <= set(AUGMENTATIONS)
+        problems = {
+            "name": None if is_name(self.name) else NAME,
+            "epochs": None if is_whole(self.epochs, 1) else "a whole number of 1 or more",
+            "version": None if is_whole(self.version, 1) else "a whole number of 1 or more",
+            "batch_size": None if is_whole(self.batch_size, 2) else "2 or more (BatchNorm needs two images)",
+            "optimizer": None if self.optimizer in OPTIMIZERS else " or ".join(OPTIMIZERS),
+            "learning_rate": None if is_share(self.learning_rate, float("inf")) and self.learning_rate > 0
+            else "a number above 0",
+            "momentum": None if is_share(self.momentum) else "a number from 0 to less than 1",
+            "weight_decay": None if is_share(self.weight_decay, float("inf")) else "0 or a number above it",
+            "schedule": None if self.schedule in SCHEDULES else " or ".join(SCHEDULES),
+            "rise": None if is_share(self.rise) else "a share from 0 to less than 1",
+            "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
+        }
+        refuse("Recipe", self, problems)
+        for field in ("learning_rate", "momentum", "weight_decay", "rise"):  # 1 and 1.0 are one recipe, one folder
+            object.__setattr__(self, field, float(getattr(self, field)))
+
+    @property
+    def comes_to_rest(self) -> bool:
+        """Whether a run ends with a rate of almost 0. At a constant rate it stops somewhere in a zigzag."""
+        return self.schedule != "constant"
+
+    def optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
+        """torch's optimizer over the network's parameters, with this recipe's rate, momentum and decay."""
+        decayed, others = [], []
+        for parameter in network.parameters():
+            (decayed if self.weight_decay and parameter.ndim > 1 else others).append(parameter)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others}]
+        groups = [group for group in groups if group["params"]]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=self.learning_rate, betas=(self.momentum, 0.999))
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
+
+    def factor(self, progress: float, falls_to: float = 0.0, falls_until: float = 1.0) -> float:
+        """The rate as a share of the highest, at a share of the run's steps (0 to 1).
+
+        falls_to, falls_until: where a falling rate ends, and after which share of the steps.
+        """
+        if progress < self.rise:
+            return progress / self.rise
+        if self.schedule == "constant":
+            return 1.0
+        left = max(0.0, (falls_until - progress) / (falls_until - self.rise))
+        return falls_to + (1 - falls_to) * left
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int, falls_to: float = 0.0,
+                  falls_until: float = 1.0) -> LambdaLR:
+        """torch's scheduler of this recipe over so many batches, to be stepped after every batch."""
+        return LambdaLR(optimizer, lambda step: self.factor((step + 0.5) / steps, falls_to, falls_until))
+
+
+def refuse(kind: str, entry, problems: dict[str, str | None]) -> None:
+    """Raise EffcnnError for the first field with a problem; problems: field -> what was expected, or None."""
+    for field, expected in problems.items():
+        if expected:
+            raise EffcnnError(f"{kind}.{field} is {getattr(entry, field)!r}; use {expected}")
+
+
+# By name and dataset. "constant": the plain recipe of the first measurement; its optimiser and rate were chosen by
+# validation runs (cli/selections.py names them, tables.pilot_table shows them).
+RECIPES = {(recipe.name, dataset): recipe for dataset, recipe in (
+    ("mnist", Recipe("constant", epochs=12)),
+    ("cifar10", Recipe("constant", epochs=20)),
+)}
+HEADLINE = "constant"  # the recipe of Tables 3 to 5
+
+
+def recipe_of(name: str, dataset: str) -> Recipe:
+    """The recipe of this name for a dataset. Raises EffcnnError, listing the recipes, for an unknown one."""
+    if (name, dataset) not in RECIPES:
+        known = ", ".join(f"{known} ({of})" for known, of in RECIPES)
+        raise EffcnnError(f"no recipe {name!r} for {dataset}; the recipes are {known}")
+    return RECIPES[name, dataset]
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a training run's result, except the machine and the library versions.
 
+    model: a name from models.MODELS, or that of a network of your own (see training.train).
     techniques: names from techniques.TECHNIQUES, in the order in which they stand there; none: the baseline.
     train_images: how many training images to use, from the start (None: all of the split).
     test_images: likewise for the images that accuracy is measured on.
     evaluate_on: "test", or "validation" for choosing hyperparameters on held-out training images.
-    Raises ValueError, naming the field, for a value that cannot be trained with.
+    Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
     model: str
+    dataset: str
+    recipe: Recipe
+    techniques: tuple[str, ...] = ()
     seed: int = 0
-    epochs: int = 1
-    batch_size: int = 128
-    optimizer: str = "sgd"           # "sgd" (momentum 0.9) or "adam"; no weight decay
-    learning_rate: float = 0.1       # constant; with one_cycle_lr the highest
     train_images: int | None = None
     test_images: int | None = None
     evaluate_on: str = "test"
-    profile: str = "full"
-    techniques: tuple[str, ...] = ()
 
     def __post_init__(self):
-        dataset_of(self.model)
         check_techniques(self.techniques)
-        problems = {
-            "seed": None if self.seed >= 0 else "0 or more",
-            "epochs": None if self.epochs >= 1 else "1 or more",
-            "batch_size": None if self.batch_size >= 2 else "2 or more (BatchNorm needs two images)",
-            "optimizer": None if self.optimizer in ("sgd", "adam") else '"sgd" or "adam"',
-            "learning_rate": None if 0 < self.learning_rate < float("inf") else "a number above 0",
-            "train_images": None if self.train_images is None or self.train_images >= 2 else "2 or more",
-            "test_images": None if self.test_images is None or self.test_images >= 1 else "1 or more",
+        refuse("RunConfig", self, {
+            "model": None if is_name(self.model) else NAME,
+            "dataset": None if is_name(self.dataset) else NAME,
+            "recipe": None if isinstance(self.recipe, Recipe) else 'a Recipe, say recipe_of("constant", "mnist")',
+            "seed": None if is_whole(self.seed, 0) else "a whole number of 0 or more",
+            "train_images": None if self.train_images is None or is_whole(self.train_images, 2)
+            else "a whole number of 2 or more, or None for all",
+            "test_images": None if self.test_images is None or is_whole(self.test_images, 1)
+            else "a whole number of 1 or more, or None for all",
             "evaluate_on": None if self.evaluate_on in ("test", "validation") else '"test" or "validation"',
-            "profile": None if self.profile in PROFILES else f"one of {', '.join(PROFILES)}",
-        }
-        for field, expected in problems.items():
-            if expected:
-                raise ValueError(f"RunConfig.{field} is {getattr(self, field)!r}; use {expected}")
+        })
+        model, spec = MODELS.get(self.model), DATASETS.get(self.dataset)
+        if model and spec and model.image_shape != spec.image_shape:
+            raise EffcnnError(f"{model.name} takes images {model.image_shape}, and those of {spec.name} are "
+                              f"{spec.image_shape}; use a model that fits")
 
     @property
-    def dataset(self) -> str:
-        return dataset_of(self.model)
+    def epochs(self) -> int:
+        return self.recipe.epochs
+
+    @property
+    def comes_to_rest(self) -> bool:
+        """Whether its training ends at rest, by the recipe or by a technique."""
+        return self.recipe.comes_to_rest or any(entry.comes_to_rest for entry in chosen(self.techniques))
+
+    @property
+    def passes(self) -> int:
+        """How often a training step passes its batch through the network."""
+        return max([entry.passes for entry in chosen(self.techniques)], default=1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it uses all the images that a run of the tables uses."""
+        return self.test_images is None and self.train_images == self.usual_images
+
+    @property
+    def usual_images(self) -> int | None:
+        """How many training images a run of the tables, or a validation run, uses; None: all of the split."""
+        spec = DATASETS.get(self.dataset)
+        return spec.train_images if spec and self.evaluate_on == "test" else None
 
     @property
     def name(self) -> str:
-        """The run's folder among the recorded ones, say "mnist/1.5k-dw/baseline/seed0".
+        """The run's folder among the recorded ones, say "mnist/1.5k-dw/constant/baseline/seed0".
 
-        A run of another length than its recipe's says so ("baseline-60ep"), a validation run names what it tries.
+        Two configurations that differ anywhere have different names: what differs from the recipe of that
+        name ("constant,epochs=60") and from the usual images ("seed0,train=5000") is part of it.
         """
-        row = "+".join(self.techniques) or "baseline"
-        if self.profile == "full" and self.evaluate_on == "test" and self.epochs != RECIPES[self.dataset]["epochs"]:
-            row += f"-{self.epochs}ep"
-        folder = f"{self.dataset}/{self.model}/{row}/seed{self.seed}"
-        if self.evaluate_on == "validation":
-            return f"validation/{folder}/{self.optimizer}-{self.learning_rate:g}-{self.epochs}ep"
+        folder = f"{self.row_folder}/seed{self.seed}"
+        if self.train_images != self.usual_images:
+            folder += f",train={self.train_images or 'all'}"
+        if self.test_images is not None:
+            folder += f",test={self.test_images}"
         return folder
 
+    @property
+    def row_folder(self) -> str:
+        """The folder of all seeds of this row."""
+        row = "+".join(self.techniques) or "baseline"
+        folder = f"{self.dataset}/{self.model}/{recipe_folder(self.recipe, self.dataset)}/{row}"
+        return f"validation/{folder}" if self.evaluate_on == "validation" else folder
 
-def config_from(fields: dict) -> RunConfig:
-    """The configuration that `dataclasses.asdict` and JSON made into `fields`. Raises TypeError or ValueError."""
-    return RunConfig(**{**fields, "techniques": tuple(fields.get("techniques", ()))})
+
+def recipe_folder(recipe: Recipe, dataset: str) -> str:
+    """A recipe's name and, where it differs from the entry of that name, by what: "constant,epochs=60".
+
+    Without such an entry: where it differs from the defaults and 1 epoch.
+    """
+    entry = RECIPES.get((recipe.name, dataset)) or Recipe(recipe.name, epochs=1)
+    differing = [field.name for field in fields(Recipe)
+                 if getattr(recipe, field.name) != getattr(entry, field.name)]
+    return ",".join([recipe.name, *(f"{name}={worded(getattr(recipe, name))}" for name in differing)])
+
+
+def worded(value) -> str:
+    """A field's value as a part of a folder's name."""
+    return "+".join(value) if isinstance(value, tuple) else str(value)
+
+
+def config_from(values: dict) -> RunConfig:
+    """The configuration that `dataclasses.asdict` and JSON made into `values`.
+
+    Raises TypeError, KeyError or ValueError where they are something else.
+    """
+    recipe = values["recipe"]
+    recipe = Recipe(**{**recipe, "augmentation": tuple(recipe["augmentation"])})
+    return RunConfig(**{**values, "recipe": recipe, "techniques": tuple(values["techniques"])})
+
+
+def dataset_of(model: str) -> str:
+    """The first dataset whose images a model takes. Raises EffcnnError for an unknown model."""
+    shape = model_of(model).image_shape
+    for spec in DATASETS.values():
+        if spec.image_shape == shape:
+            return spec.name
+    raise EffcnnError(f"{model} takes images {shape}, and no dataset has such; add one to datasets.DATASETS")
+
+
+def table_run(model: str, seed: int = 0, techniques: Iterable[str] = (), recipe: str = HEADLINE,
+              dataset: str | None = None, epochs: int | None = None) -> RunConfig:
+    """A run of the paper's tables: the dataset's recipe for one model and seed, plus techniques in any order.
+
+    dataset: by default the first one whose images the model takes. epochs: other than the recipe's.
+    Raises EffcnnError for an unknown model, technique, recipe or dataset.
+    """
+    dataset = dataset or dataset_of(model)
+    model_of(model)
+    trained_by = recipe_of(recipe, dataset)
+    if epochs is not None:
+        trained_by = replace(trained_by, epochs=epochs)
+    spec = DATASETS.get(dataset)
+    return RunConfig(model, dataset, trained_by, in_order(techniques), seed,
+                     train_images=spec.train_images if spec else None)
 
 
 @dataclass(frozen=True)
 class Profile:
     """How much of a run a notebook does itself.
 
-    train_images, test_images: None means all of them. live_epochs: per model trained in front of the learner.
+    train_images, test_images: None means all of them. live_epochs: per model trained in front of the
+    learner; None: those of the recipe.
     """
 
     name: str
     train_images: int | None
     test_images: int | None
-    live_epochs: int
+    live_epochs: int | None
 
 
-PROFILES = {
-    "smoke": Profile("smoke", train_images=384, test_images=200, live_epochs=1),
-    "live": Profile("live", train_images=10_000, test_images=2_000, live_epochs=3),
-    "full": Profile("full", train_images=None, test_images=None, live_epochs=12),
-}
-
-# Optimiser and learning rate were chosen by validation runs (cli/selections.py names them, tables.pilot_table
-# shows them).
-RECIPES = {
-    "mnist": {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
-    "cifar10": {"epochs": 20, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "train_images": 50_000},
-}
-# The models that Tables 4 and 5 add techniques to.
-TECHNIQUE_MODELS = {"mnist": "1.5k-dw", "cifar10": "143k-dw"}
+PROFILES = {profile.name: profile for profile in (
+    Profile("smoke", train_images=384, test_images=200, live_epochs=1),
+    Profile("live", train_images=10_000, test_images=2_000, live_epochs=3),
+    Profile("full", train_images=None, test_images=None, live_epochs=None),
+)}
 
 
 def current_profile(name: str | None = None) -> Profile:
-    """The profile by name or, without one, from $EFFCNN_PROFILE ("live" when unset). Raises ValueError."""
-    name = name or os.environ.get("EFFCNN_PROFILE") or "live"
+    """The profile by name or, without one, from $EFFCNN_PROFILE ("live" when unset). Raises EffcnnError."""
+    name = name or settings.profile_name()
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; use one of {', '.join(PROFILES)} (argument or EFFCNN_PROFILE)")
+        raise EffcnnError(f"unknown profile {name!r}; use one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
-def table_run(model: str, seed: int = 0, techniques: Iterable[str] = ()) -> RunConfig:
-    """A run of the paper's tables: the dataset's recipe for one model and seed, plus techniques in any order."""
-    return RunConfig(model=model, seed=seed, techniques=in_order(techniques), **RECIPES[dataset_of(model)])
-
-
 def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | None = None,
-             techniques: Iterable[str] = ()) -> RunConfig:
+             techniques: Iterable[str] = (), recipe: str = HEADLINE) -> RunConfig:
     """A run small enough to watch: the same recipe on fewer images and epochs.
 
     At most the profile's images (or as many as the dataset has) and at most the profile's epochs. With the
     full profile it is the run of the table itself.
     """
-    whole = table_run(model, techniques=techniques)
-    if profile.name == "full":
-        return whole
-    return replace(whole, profile=profile.name,
-                   epochs=min(epochs or profile.live_epochs, profile.live_epochs),
-                   train_images=min(profile.train_images, len(dataset.train)),
-                   test_images=min(profile.test_images, len(dataset.test)))
+    return shortened(table_run(model, techniques=techniques, recipe=recipe, dataset=dataset.name), profile,
+                     len(dataset.train), len(dataset.test), epochs)
+
+
+def shortened(config: RunConfig, profile: Profile, train_images: int, test_images: int,
+              epochs: int | None = None) -> RunConfig:
+    """A run cut down to a profile's size, and to what a dataset holds; the full profile leaves it as it is."""
+    if profile.live_epochs is None:
+        return config
+    longest = min(profile.live_epochs, config.epochs)
+    epochs = longest if epochs is None else min(epochs, longest)
+    return replace(config, recipe=replace(config.recipe, epochs=epochs),
+                   train_images=min(profile.train_images, train_images, config.train_images or train_images),
+                   test_images=min(profile.test_images, test_images, config.test_images or test_images))

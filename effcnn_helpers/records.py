@@ -1,67 +1,143 @@
-"""Recorded runs: a folder each, with `run.json` and `weights.safetensors`. `cli/recording.py` writes them."""
+"""Recorded runs: what a run left, and reading, writing, finding it. A folder each: run.json, weights.safetensors."""
 
+import contextlib
+import io
 import json
-import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
-from .models import dataset_of
-from .recipes import RECIPE_VERSION, RECIPES, config_from
-from .techniques import in_order
-from .training import SCHEMA_VERSION, RunRecord, build_network
+from . import settings
+from .datasets import DATASETS
+from .errors import EffcnnError
+from .models import build_model
+from .recipes import HEADLINE, RunConfig, config_from, dataset_of, table_run
+from .techniques import add_to_network
 
+SCHEMA_VERSION = 3
 WRITING = ".writing-"  # begins the names of folders that are not whole yet
 
 
-class RecordError(ValueError):
+class RecordError(EffcnnError):
     """A recorded run that is missing, damaged, or not the run that was asked for."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, as plain data.
+
+    epochs: one dict per epoch (see callbacks.History); a curve to look at, never to choose by.
+    correct, total: of the images of config.evaluate_on, after the last epoch.
+    fresh_correct: likewise with fresh BatchNorm statistics (see training.fresh_correct); None where that
+    was not measured.
+    misclassified: index of each wrongly classified image -> the class it was taken for.
+    bytes: size of the weights as "safetensors" and as a pickled "state_dict".
+    train_seconds: training alone, without evaluation. resumed: whether the run was interrupted on its way.
+    """
+
+    schema_version: int
+    config: RunConfig
+    parameters: int
+    epochs: list[dict]
+    correct: int
+    fresh_correct: int | None
+    total: int
+    misclassified: dict[int, int]
+    bytes: dict[str, int]
+    data: dict
+    environment: dict
+    git: dict
+    started: str
+    ended: str
+    train_seconds: float
+    resumed: bool
+
+    @property
+    def accuracy_percent(self) -> float:
+        return 100 * self.correct / self.total
+
+    @property
+    def fresh_percent(self) -> float:
+        """The accuracy with fresh BatchNorm statistics: hardly a matter of when training stopped.
+
+        Raises RecordError where that was not measured, as in a live run.
+        """
+        if self.fresh_correct is None:
+            raise RecordError(f"{self.config.name} was not measured with fresh BatchNorm statistics; only recorded "
+                              "runs are")
+        return 100 * self.fresh_correct / self.total
 
 
 def recorded_dir() -> Path:
     """Where recorded runs are: $EFFCNN_RECORDED_DIR or the package's own folder."""
-    return Path(os.environ.get("EFFCNN_RECORDED_DIR") or Path(__file__).parent / "recorded")
+    return settings.recorded_dir()
+
+
+def build_network(config: RunConfig) -> nn.Module:
+    """A fresh network of a configuration, with the techniques that change it; weights from torch's global generator."""
+    classes = len(DATASETS[config.dataset].classes) if config.dataset in DATASETS else 10
+    return add_to_network(build_model(config.model, classes), config.techniques)
+
+
+def contiguous_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's weights and BatchNorm statistics as safetensors wants them."""
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def weight_bytes(network: nn.Module) -> dict[str, int]:
+    """Size on disk of a network's weights, in bytes, in two formats."""
+    pickled = io.BytesIO()
+    torch.save(network.state_dict(), pickled)
+    return {"safetensors": len(safetensors.torch.save(contiguous_state(network))),
+            "state_dict": len(pickled.getvalue())}
 
 
 def record_to_json(record: RunRecord) -> str:
     """A record as it is written; each epoch takes a line, as does the list of misclassified images."""
-    fields = asdict(record)
-    fields[record.config.evaluate_on] = {name: fields.pop(name) for name in ("correct", "fresh_correct", "total")}
-    rows = ",\n".join("  " + json.dumps(row) for row in fields.pop("epochs"))
-    wrong = " ".join(f"{index}:{taken}" for index, taken in fields.pop("misclassified").items())
-    return f'{json.dumps(fields, indent=1)[:-2]},\n "epochs": [\n{rows}\n ],\n "misclassified": "{wrong}"\n}}\n'
+    values = asdict(record)
+    values[record.config.evaluate_on] = {name: values.pop(name) for name in ("correct", "fresh_correct", "total")}
+    rows = ",\n".join("  " + json.dumps(row) for row in values.pop("epochs"))
+    wrong = " ".join(f"{index}:{taken}" for index, taken in values.pop("misclassified").items())
+    return f'{json.dumps(values, indent=1)[:-2]},\n "epochs": [\n{rows}\n ],\n "misclassified": "{wrong}"\n}}\n'
 
 
 def record_from_json(text: str) -> RunRecord:
     """The record that `record_to_json` wrote. Raises RecordError when the text is something else."""
     try:
-        fields = json.loads(text)
-        if fields["schema_version"] != SCHEMA_VERSION:
-            raise RecordError(f"schema_version is {fields['schema_version']}, this code reads {SCHEMA_VERSION}")
-        fields["config"] = config_from(fields["config"])
-        fields.update(fields.pop(fields["config"].evaluate_on))
-        pairs = (pair.split(":") for pair in fields["misclassified"].split())
-        fields["misclassified"] = {int(index): int(taken) for index, taken in pairs}
-        record = RunRecord(**fields)
-        if record.total - record.correct != len(record.misclassified):
-            raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
-                              "are listed as misclassified")
-        beyond = [index for index in record.misclassified if not 0 <= index < record.total]
-        if beyond:
-            raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
-        if record.fresh_correct is not None and not 0 <= record.fresh_correct <= record.total:
-            raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
-        if len(record.epochs) != record.config.epochs:
-            raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
+        values = json.loads(text)
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise RecordError(f"schema_version is {values['schema_version']}, this code reads {SCHEMA_VERSION}")
+        values["config"] = config_from(values["config"])
+        values.update(values.pop(values["config"].evaluate_on))
+        pairs = (pair.split(":") for pair in values["misclassified"].split())
+        values["misclassified"] = {int(index): int(taken) for index, taken in pairs}
+        record = RunRecord(**values)
+        check_counts(record)
     except RecordError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"not a recorded run ({type(error).__name__}: {error})") from error
     return record
+
+
+def check_counts(record: RunRecord) -> None:
+    """Raise RecordError unless the record's counts agree with each other."""
+    if record.total - record.correct != len(record.misclassified):
+        raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
+                          "are listed as misclassified")
+    beyond = [index for index in record.misclassified if not 0 <= index < record.total]
+    if beyond:
+        raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
+    if record.fresh_correct is not None and not 0 <= record.fresh_correct <= record.total:
+        raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
+    if len(record.epochs) != record.config.epochs:
+        raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -86,6 +162,22 @@ def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
     return network.eval()
 
 
+def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -> Path:
+    """Write a run's folder under `root` in one move. When it is there already, the first one stays."""
+    folder = (root or recorded_dir()) / record.config.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
+        whole = Path(temporary) / folder.name
+        whole.mkdir()
+        (whole / "run.json").write_text(record_to_json(record), encoding="utf-8")
+        safetensors.torch.save_file(contiguous_state(network), whole / "weights.safetensors")
+        with contextlib.suppress(OSError):
+            whole.rename(folder)
+    if not folder.is_dir():
+        raise RecordError(f"{folder} could not be written; check that its parent folder is writable")
+    return folder
+
+
 def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:
     """Every recorded run (below: only those in this folder of `root`), in the order of folder names.
 
@@ -101,23 +193,27 @@ def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:
         yield record
 
 
-def table_runs(model: str, techniques: Iterable[str] = (), root: Path | None = None,
-               epochs: int | None = None) -> list[RunRecord]:
-    """The recorded runs of a model with these techniques by the current recipe, seed by seed; empty without any.
+def runs_of_row(config: RunConfig, root: Path | None = None) -> list[RunRecord]:
+    """The recorded runs of a configuration with any seed, by seed; empty without any. Reads no other run."""
+    runs = [run for run in all_runs(root, config.row_folder)
+            if (run.config.train_images, run.config.test_images) == (config.train_images, config.test_images)]
+    return sorted(runs, key=lambda run: run.config.seed)
+
+
+def table_runs(model: str, techniques: Iterable[str] = (), recipe: str = HEADLINE, epochs: int | None = None,
+               root: Path | None = None) -> list[RunRecord]:
+    """The recorded runs of a row of the paper's tables, seed by seed; empty without any.
 
     epochs: for runs of another length than the recipe's.
     """
-    return table_rows(dataset_of(model), root, epochs, model).get((model, in_order(techniques)), [])
+    return runs_of_row(table_run(model, techniques=techniques, recipe=recipe, epochs=epochs), root)
 
 
-def table_rows(dataset: str, root: Path | None = None, epochs: int | None = None,
-               model: str = "") -> dict[tuple[str, tuple[str, ...]], list[RunRecord]]:
-    """The recorded runs of a dataset (and model) by the current recipe, seed by seed, by (model, techniques)."""
-    epochs = epochs or RECIPES[dataset]["epochs"]
-    rows: dict[tuple[str, tuple[str, ...]], list[RunRecord]] = {}
-    for run in all_runs(root, f"{dataset}/{model}"):
-        config = run.config
-        if (config.epochs, config.evaluate_on, config.profile) == (epochs, "test", "full") \
-                and run.recipe_version == RECIPE_VERSION[dataset]:
-            rows.setdefault((config.model, config.techniques), []).append(run)
-    return rows
+def rows_of_model(model: str, recipe: str = HEADLINE,
+                  root: Path | None = None) -> dict[tuple[str, ...], list[RunRecord]]:
+    """The recorded runs of a model by a recipe, on all images, seed by seed, by techniques."""
+    rows: dict[tuple[str, ...], list[RunRecord]] = {}
+    for run in all_runs(root, f"{dataset_of(model)}/{model}/{recipe}"):
+        if run.config.whole:
+            rows.setdefault(run.config.techniques, []).append(run)
+    return {techniques: sorted(runs, key=lambda run: run.config.seed) for techniques, runs in rows.items()}

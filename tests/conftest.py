@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from effcnn_helpers.cli.recording import write_run
-from effcnn_helpers.data import ImageDataset, load_images
+from effcnn_helpers.datasets import ImageDataset, load_images
 from effcnn_helpers.models import build_model, count_parameters
-from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig, table_run
-from effcnn_helpers.training import SCHEMA_VERSION, RunRecord, train
+from effcnn_helpers.recipes import Recipe, RunConfig, table_run
+from effcnn_helpers.records import SCHEMA_VERSION, RunRecord, write_run
+from effcnn_helpers.training import train
 
 # The reader's own settings must not decide a test. Matplotlib reads its one when it is imported, after this file.
 _data_dir = os.environ.pop("EFFCNN_DATA_DIR", None)
@@ -87,7 +87,7 @@ def as_if_real(digits) -> ImageDataset:
 @pytest.fixture(scope="session")
 def tiny() -> RunConfig:
     """Two epochs on 256 images: enough to run every line of the training, no more."""
-    return RunConfig("1.5k-dw", epochs=2, train_images=256, test_images=200, profile="smoke")
+    return RunConfig("1.5k-dw", "mnist", Recipe("tiny", epochs=2), train_images=256, test_images=200)
 
 
 @pytest.fixture(scope="session")
@@ -98,15 +98,20 @@ def tiny_run(tiny, digits):
 
 @pytest.fixture
 def make_record(digits):
-    """A function that makes up the record of a run with so many wrong answers, none of it measured."""
-    def make(model: str = "1.5k-dw", wrong: int = 165, total: int = 10_000, seed: int = 0, **changes) -> RunRecord:
-        config = replace(table_run(model, seed), **changes.pop("config", {}))
+    """A function that makes up the record of a run with so many wrong answers, none of it measured.
+
+    recipe, config: fields that differ from the table's run.
+    """
+    def make(model: str = "1.5k-dw", wrong: int = 165, total: int = 10_000, seed: int = 0,
+             recipe: dict | None = None, **changes) -> RunRecord:
+        config = table_run(model, seed)
+        config = replace(config, recipe=replace(config.recipe, **(recipe or {})), **changes.pop("config", {}))
         last = 100 * (total - wrong) / total
         curve = [{"train_loss": 1 / epoch, "test_loss": 2 / epoch,
                   "test_accuracy_percent": last - 3 * (config.epochs - epoch),
-                  "learning_rate": config.learning_rate, "seconds": 1.5} for epoch in range(1, config.epochs + 1)]
+                  "learning_rate": config.recipe.learning_rate, "seconds": 1.5} for epoch in range(1, config.epochs + 1)]
         fields = dict(
-            schema_version=SCHEMA_VERSION, recipe_version=RECIPE_VERSION[config.dataset], config=config,
+            schema_version=SCHEMA_VERSION, config=config,
             parameters=count_parameters(build_model(model)), epochs=curve, correct=total - wrong,
             fresh_correct=total - wrong, total=total,
             misclassified={index: 3 for index in range(wrong)}, bytes={"safetensors": 9_776, "state_dict": 18_356},

@@ -10,11 +10,13 @@ import psutil
 import torch
 from torch import nn
 
-from ..data import ImageDataset, Images, load_images, normalise
+from ..batches import normalise
+from ..datasets import ImageDataset, Images, load_images
+from ..errors import EffcnnError
 from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, read_latency, time_interleaved
 from ..machine import cpu_name, describe_environment, describe_git, now, tune_allocator
-from ..models import MODELS, dataset_of
-from ..recipes import TECHNIQUE_MODELS
+from ..paper import TABLE_3, TABLE_4_MODELS
+from ..recipes import dataset_of
 from ..records import read_network, table_runs
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
 
@@ -33,7 +35,7 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
 
     full: all runtimes on all models, more batch sizes (about 15 minutes instead of 2).
     out: by default the package's recorded file for `full`, build/latency.json for a quick one.
-    Raises ValueError while a sweep runs on this machine, or when a model has no recorded run.
+    Raises EffcnnError while a sweep runs on this machine, or when a model has no recorded run.
     """
     refuse_beside_a_sweep()
     before = busy_cores()
@@ -41,7 +43,7 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
         print(f"NOTE  other programs keep {before:.1f} cores busy: the spreads will be larger than they need be")
     tune_allocator()
     started, clock = now(), time.monotonic()
-    datasets = {name: load_images(name) for name in MODELS}
+    datasets = {name: load_images(name) for name in TABLE_4_MODELS}
     networks = {name: network_of(*name.split("/")) for name in names_of_networks(full)}
     roofs = ceilings(threads)
     plain = {f"{name}/eager": prepare("eager", network, torch.empty(0))
@@ -90,20 +92,20 @@ def refuse_beside_a_sweep() -> None:
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
         if "effcnn_helpers" in words and "sweep" in words:
-            raise ValueError(f"a sweep is running (process {process.info['pid']}); measure when it has ended")
+            raise EffcnnError(f"a sweep is running (process {process.info['pid']}); measure when it has ended")
 
 
 def names_of_networks(full: bool) -> list[str]:
     """"1.5k-dw", "1.5k-dw/blurpool", …: every model; for `full` also those that a technique has changed."""
-    changed = [f"{model}/{'+'.join(techniques)}" for model in TECHNIQUE_MODELS.values() for techniques in CHANGING]
-    return [name for models in MODELS.values() for name in models] + (changed if full else [])
+    changed = [f"{model}/{'+'.join(techniques)}" for model in TABLE_4_MODELS.values() for techniques in CHANGING]
+    return [row.model for row in TABLE_3] + (changed if full else [])
 
 
 def network_of(model: str, techniques: str = "") -> nn.Module:
-    """The recorded network of a row, first seed. Raises ValueError, saying how to train it, when there is none."""
+    """The recorded network of a row, first seed. Raises EffcnnError, saying how to train it, when there is none."""
     runs = table_runs(model, techniques.split("+") if techniques else ())
     if not runs:
-        raise ValueError(f"no recorded run of {model}/{techniques or 'baseline'}; train it first: "
+        raise EffcnnError(f"no recorded run of {model}/{techniques or 'baseline'}; train it first: "
                          f"python -m effcnn_helpers sweep {model}{'/' + techniques if techniques else ''}")
     return read_network(runs[0])
 

@@ -11,7 +11,7 @@ import matplotlib
 import nbformat
 
 from ..latency import latency_path, passes_by_model, read_latency
-from ..models import MODELS
+from ..paper import TABLE_3
 from ..plots import draw_convolution_costs, plot_curves, plot_latency, use_style
 from ..records import table_runs
 from .run import find_notebooks
@@ -31,7 +31,7 @@ def figures(out: Path) -> int:
 
     for dataset, title, shape, limits in (("mnist", "MNIST", (2, 3), (96, 99.7)),
                                           ("cifar10", "CIFAR-10", (1, 2), (50, 90))):
-        runs = {model: table_runs(model) for model in MODELS[dataset]}
+        runs = {row.model: table_runs(row.model) for row in TABLE_3 if row.dataset == dataset}
         if not all(runs.values()):
             print(f"Fig. 6, {title}, waits for its runs: "
                   + ", ".join(model for model, found in runs.items() if not found))

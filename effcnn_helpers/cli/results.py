@@ -1,11 +1,13 @@
 """Print the paper's tables with our recorded numbers beside them."""
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
+from tabulate import tabulate
 
 from ..latency import latency_path, read_latency
-from ..recipes import RECIPES
+from ..recipes import HEADLINE, RECIPES
 from ..tables import table_3, table_4, table_5, worded, worded_techniques
 
 
@@ -25,7 +27,8 @@ def results(format: str) -> int:
     for title, table in tables.items():
         text = (worded_techniques(table) if "techniques" in table else worded(table)).reset_index()
         print(f"**{title}**\n" if format == "markdown" else f"{title}\n")
-        print(aligned([list(text.columns), *text.values.tolist()], format == "markdown") + "\n")
+        style = "github" if format == "markdown" else "simple"
+        print(tabulate(text, headers="keys", tablefmt=style, showindex=False, disable_numparse=True) + "\n")
     print("Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test images.\n"
           "Gain: over the baseline's runs of the same seeds, ± its standard error; within two of them it is noise.\n"
           "Fresh statistics: with BatchNorm's statistics measured anew over training images, much less a matter of\n"
@@ -37,8 +40,9 @@ def results(format: str) -> int:
         measured = read_latency()
         print(f"Latency: one pass over the test images, eager PyTorch, {measured['threads']} thread of "
               f"{measured['machine']['cpu']}, median; the paper's processor is not named.")
-    for dataset, recipe in RECIPES.items():
-        print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in recipe.items())}.")
+    for (name, dataset), recipe in RECIPES.items():
+        if name == HEADLINE:
+            print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in asdict(recipe).items())}.")
     return 0
 
 
@@ -46,13 +50,3 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its summaries and gains as dicts."""
     return table.assign(**{name: [entry and vars(entry) for entry in table[name]]
                            for name in ("ours", "fresh", "gain", "fresh_gain") if name in table})
-
-
-def aligned(rows: list[list[str]], markdown: bool) -> str:
-    """Rows of text as a table with columns of equal width; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    edge, between = ("| ", " | ") if markdown else ("", "  ")
-    lines = [f"{edge}{between.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))}{edge[::-1]}"
-             for row in rows]
-    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|" if markdown else "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:]])

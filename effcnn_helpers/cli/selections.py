@@ -2,68 +2,90 @@
 
 from dataclasses import replace
 
+from ..datasets import DATASETS
+from ..errors import EffcnnError
 from ..models import MODELS
-from ..paper import TABLE_4, TABLE_5
-from ..recipes import TECHNIQUE_MODELS, RunConfig, table_run
+from ..paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
+from ..recipes import HEADLINE, Recipe, RunConfig, table_run
 
-# Stages of validation runs: (rows as (model, techniques), epochs, [(optimizer, learning rate), ...]). Several
-# choices for a part of the recipe's epochs, then the best of them (CIFAR-10: of each optimiser, as all four
-# were level) for all. A run with SWA is a baseline until its last epoch, so its curve serves for both.
-PILOT_STAGES = {
-    "mnist": [
-        ([("25k", ()), ("1.5k-dw", ())], 6,
-         [("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("sgd", 0.3), ("sgd", 1.0),
-          ("adam", 0.001), ("adam", 0.003), ("adam", 0.01)]),
-        ([("25k", ()), ("1.5k-dw", ())], 12, [("sgd", 0.1), ("sgd", 0.3)]),
+STACK = ("cutout", "blurpool", "mixup")
+
+
+def settling(epochs: int, rate: float, decay: float) -> Recipe:
+    """A candidate for the recipe "settled": a short rise, then a rate that falls to 0, and weight decay."""
+    return Recipe("settled-pilot", epochs, learning_rate=rate, weight_decay=decay, schedule="linear", rise=0.2)
+
+
+
+CONSTANT = Recipe("constant", epochs=12)  # of MNIST; CIFAR-10's has 20
+
+# Stages of validation runs by recipe and dataset: (rows as (model, techniques), recipes to try on each of them).
+# "constant": several choices for a part of the recipe's epochs, then the best of them (CIFAR-10: of each optimiser,
+# as all four were level) for all. A run with SWA is a baseline until its last epoch, so its curve serves for both.
+Stage = tuple[list[tuple[str, tuple[str, ...]]], list[Recipe]]
+PILOTS: dict[tuple[str, str], list[Stage]] = {
+    ("constant", "mnist"): [
+        ([("25k", ()), ("1.5k-dw", ())],
+         [replace(CONSTANT, epochs=6, learning_rate=rate) for rate in (0.01, 0.03, 0.1, 0.3, 1.0)]
+         + [replace(CONSTANT, epochs=6, optimizer="adam", learning_rate=rate) for rate in (0.001, 0.003, 0.01)]),
+        ([("25k", ()), ("1.5k-dw", ())], [CONSTANT, replace(CONSTANT, learning_rate=0.3)]),
     ],
-    "cifar10": [
-        ([("143k-dw", ())], 5, [("sgd", 0.03), ("sgd", 0.1), ("adam", 0.001), ("adam", 0.003)]),
-        ([("143k-dw", ("swa",))], 20, [("sgd", 0.1), ("adam", 0.003)]),
-        ([("143k-dw", ("cutout", "blurpool", "mixup"))], 20, [("sgd", 0.1)]),  # does it suit a stack of three, too?
+    ("constant", "cifar10"): [
+        ([("143k-dw", ())],
+         [replace(CONSTANT, epochs=5, learning_rate=rate) for rate in (0.03, 0.1)]
+         + [replace(CONSTANT, epochs=5, optimizer="adam", learning_rate=rate) for rate in (0.001, 0.003)]),
+        ([("143k-dw", ("swa",))], [replace(CONSTANT, epochs=20),
+                                   replace(CONSTANT, epochs=20, optimizer="adam", learning_rate=0.003)]),
+        ([("143k-dw", STACK)], [replace(CONSTANT, epochs=20)]),  # does it suit a stack of three, too?
+    ],
+    ("settled", "mnist"): [
+        ([("25k", ()), ("1.5k-dw", ())],
+         [settling(10, rate, decay) for rate in (0.1, 0.3) for decay in (1e-4, 5e-4)]),
+    ],
+    ("settled", "cifar10"): [
+        ([("143k-dw", ())],
+         [settling(10, rate, decay) for rate, decay in ((0.05, 5e-4), (0.1, 5e-4), (0.2, 5e-4), (0.1, 1e-3))]),
     ],
 }
 
 
-def pilot_runs(dataset: str) -> list[RunConfig]:
-    """The validation runs that a dataset's optimiser and learning rate were chosen by (see PILOT_STAGES)."""
-    return [
-        replace(table_run(model, techniques=techniques), optimizer=optimizer, learning_rate=learning_rate,
-                epochs=epochs, train_images=None, evaluate_on="validation")
-        for rows, epochs, choices in PILOT_STAGES[dataset]
-        for model, techniques in rows for optimizer, learning_rate in choices
-    ]
+def pilot_runs(recipe: str, dataset: str) -> list[RunConfig]:
+    """The validation runs that a recipe of a dataset was chosen by (see PILOTS)."""
+    return [RunConfig(model, dataset, tried, techniques, evaluate_on="validation")
+            for rows, recipes in PILOTS[recipe, dataset]
+            for model, techniques in rows for tried in recipes]
 
 
-def select(selections: list[str], seeds: list[int]) -> list[RunConfig]:
+def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> list[RunConfig]:
     """The runs that selections name, without repeats, each seed of every row before the next seed.
 
     A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", a model such as
     "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", either of them with its own number of
     epochs such as "143k-dw@60", or "pilot-mnist", "pilot-cifar10" (the validation runs, which have a seed of
-    their own). Raises ValueError for anything else.
+    their own). recipe: for all of them. Raises EffcnnError for anything else.
     """
     rows: list[RunConfig] = []
     for selection in selections:
         row, at, epochs = selection.partition("@")
         model, _, techniques = row.partition("/")
-        if selection in MODELS:
-            rows += [table_run(model) for model in MODELS[selection]]
+        if selection in DATASETS:
+            rows += [table_run(entry.model, recipe=recipe) for entry in TABLE_3 if entry.dataset == selection]
         elif selection == "table-4":
-            rows += [table_run(TECHNIQUE_MODELS[dataset], techniques=row)
+            rows += [table_run(TABLE_4_MODELS[dataset], techniques=row, recipe=recipe)
                      for row, accuracies in TABLE_4.items() for dataset in accuracies
                      if accuracies[dataset] is not None]
         elif selection == "table-5":
-            rows += [table_run(TECHNIQUE_MODELS["cifar10"], techniques=row) for row in TABLE_5]
-        elif selection.removeprefix("pilot-") in MODELS:
-            rows += pilot_runs(selection.removeprefix("pilot-"))
-        elif any(model in models for models in MODELS.values()) and epochs.isdecimal() == bool(at):
-            run = table_run(model, techniques=techniques.split("+") if techniques else ())
-            rows.append(replace(run, epochs=int(epochs)) if at else run)
+            rows += [table_run(TABLE_4_MODELS["cifar10"], techniques=row, recipe=recipe) for row in TABLE_5]
+        elif (recipe, selection.removeprefix("pilot-")) in PILOTS:
+            rows += pilot_runs(recipe, selection.removeprefix("pilot-"))
+        elif model in MODELS and epochs.isdecimal() == bool(at):
+            rows.append(table_run(model, techniques=techniques.split("+") if techniques else (), recipe=recipe,
+                                  epochs=int(epochs) if at else None))
         else:
-            known = ", ".join([*MODELS, "table-4", "table-5", *(f"pilot-{name}" for name in MODELS),
-                               *(name for models in MODELS.values() for name in models)])
-            raise ValueError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
-                             "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
+            pilots = [f"pilot-{dataset}" for of, dataset in PILOTS if of == recipe]
+            known = ", ".join([*DATASETS, "table-4", "table-5", *pilots, *MODELS])
+            raise EffcnnError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
+                              "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
     table_rows = [row for row in rows if row.evaluate_on == "test"]
     pilots = [row for row in rows if row.evaluate_on == "validation"]
     return list(dict.fromkeys(pilots + [replace(row, seed=seed) for seed in seeds for row in table_rows]))

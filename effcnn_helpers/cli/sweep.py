@@ -7,17 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..data import load_images
+from ..datasets import load_images
 from ..machine import tune_allocator
-from ..models import IMAGE_SHAPES, build_model
-from ..recipes import PROFILES, RunConfig
-from ..records import all_runs, read_run, recorded_dir
+from ..models import build_model, model_of
+from ..recipes import PROFILES, RunConfig, shortened
+from ..records import RunRecord, all_runs, read_run, recorded_dir
 from ..training import last_whole_checkpoint
 from .recording import unfinished_dir
 from .selections import select
@@ -25,6 +25,7 @@ from .worker import BUSY
 
 START_SECONDS = 20          # importing Composer, loading the data, recording the run
 EVALUATION_SHARE = 1.15     # an epoch with its evaluation, against its training alone
+STOP_SECONDS = 3            # what a worker may take to end by itself
 
 
 @dataclass
@@ -36,10 +37,14 @@ class Running:
     seconds_left: float
 
 
-def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str, minutes: float | None,
-          out: Path | None) -> int:
+def sweep(selections: list[str], seeds: list[int], recipe: str, jobs: int, threads: int, profile: str,
+          minutes: float | None, out: Path | None) -> int:
     """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
-    configs = [shrink(config, profile) for config in select(selections, seeds)]
+    # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    chosen = PROFILES[profile]
+    configs = [shortened(config, chosen, chosen.train_images, chosen.test_images)
+               for config in select(selections, seeds, recipe)]
     root = out or (recorded_dir() if profile == "full" else Path("build/smoke-runs"))
     waiting = [config for config in configs if not (root / config.name).exists()]
     print(f"{len(configs)} runs selected, {len(configs) - len(waiting)} of them recorded in {root}", flush=True)
@@ -47,12 +52,10 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
         return 0
     start = time.monotonic()
     deadline = start + 60 * minutes if minutes else float("inf")
-    seconds = {config: estimate_seconds(config, root, threads) for config in waiting}
+    seconds = estimates(waiting, root, threads)
     print(f"{len(waiting)} to train, {jobs} at a time: about "
           f"{sum(seconds.values()) / min(jobs, len(waiting)) / 60:.0f} minutes", flush=True)
 
-    # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     running: dict[str, Running] = {}
     failed, too_long, busy = [], [], []
     reports: queue.Queue = queue.Queue()
@@ -90,10 +93,7 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
             else:
                 (busy if report == BUSY else failed).append(config)
     finally:
-        for run in running.values():
-            run.process.terminate()
-        for run in running.values():
-            run.process.wait()
+        stop([run.process for run in running.values()])
     for configs_left, why in ((busy, "being trained by another process"), (failed, "failed (see its message above)"),
                               (too_long, "not enough time left; the same command goes on")):
         for config in configs_left:
@@ -101,20 +101,25 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
     return 1 if busy or failed or too_long else 0
 
 
-def shrink(config: RunConfig, profile: str) -> RunConfig:
-    """The same run, cut down to a profile's size; the full profile leaves it as it is."""
-    if profile == "full":
-        return config
-    small = PROFILES[profile]
-    return replace(config, epochs=small.live_epochs, train_images=small.train_images,
-                   test_images=small.test_images, profile=profile)
+def stop(processes: list[subprocess.Popen]) -> None:
+    """End processes: ask all of them, and kill what is still there after STOP_SECONDS."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Queue) -> subprocess.Popen:
     """Start a run's process; its epochs and, last, its exit status arrive in `reports` under the run's name."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.worker", json.dumps(asdict(config)), str(root), str(threads)],
-        stdout=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, text=True,
+        process_group=0)  # so that Ctrl-C in a terminal reaches the sweep alone, which ends its workers
 
     def read():
         with process.stdout:
@@ -127,22 +132,26 @@ def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Que
     return process
 
 
-def estimate_seconds(config: RunConfig, root: Path, threads: int) -> float:
-    """How long the rest of a run will take: from recorded runs of the model here, else from a few timed steps.
+def estimates(configs: list[RunConfig], root: Path, threads: int) -> dict[RunConfig, float]:
+    """How many seconds the rest of each run will take. Recorded runs and data are read once for all of them."""
+    if not any(config.whole for config in configs):
+        return dict.fromkeys(configs, START_SECONDS)
+    recorded = list(all_runs(root))
+    digests = {name: load_images(name).sha256 for name in {config.dataset for config in configs}}
+    found = {}
+    for config in configs:
+        checkpoint = last_whole_checkpoint(unfinished_dir(config, digests[config.dataset]))
+        done = int(checkpoint.stem[2:]) if checkpoint else 0
+        images = config.train_images or 50_000
+        epoch = images * (slowest(recorded, config) or config.passes * seconds_per_image(config, threads))
+        found[config] = START_SECONDS + (config.epochs - done) * epoch * EVALUATION_SHARE
+    return found
 
-    A SAM step passes each batch twice.
-    """
-    if config.profile != "full":
-        return START_SECONDS
-    images = config.train_images or 50_000
-    passes = 2 if "sam" in config.techniques else 1
-    known = [sum(row["seconds"] for row in run.epochs) / len(run.epochs) / (run.config.train_images or 50_000)
-             for run in all_runs(root)
-             if run.config.model == config.model and ("sam" in run.config.techniques) == (passes == 2)]
-    per_image = max(known) if known else passes * seconds_per_image(config, threads)
-    checkpoint = last_whole_checkpoint(unfinished_dir(config, load_images(config.dataset)))
-    epochs_left = config.epochs - (int(checkpoint.stem[2:]) if checkpoint else 0)
-    return START_SECONDS + epochs_left * images * per_image * EVALUATION_SHARE
+
+def slowest(recorded: list[RunRecord], config: RunConfig) -> float:
+    """The most seconds per image among recorded runs of the same model and passes per batch; 0 without any."""
+    return max((run.train_seconds / len(run.epochs) / (run.config.train_images or 50_000) for run in recorded
+                if (run.config.model, run.config.passes) == (config.model, config.passes)), default=0.0)
 
 
 def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float:
@@ -150,10 +159,10 @@ def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float
     tune_allocator()
     torch.set_num_threads(threads)
     network = build_model(config.model).to(memory_format=torch.channels_last)
-    x = torch.randn(config.batch_size, *IMAGE_SHAPES[config.dataset])
-    y = torch.zeros(config.batch_size, dtype=torch.long)
+    x = torch.randn(config.recipe.batch_size, *model_of(config.model).image_shape)
+    y = torch.zeros(config.recipe.batch_size, dtype=torch.long)
     for step in range(steps + 3):
         if step == 3:
             start = time.perf_counter()
         nn.functional.cross_entropy(network(x), y).backward()
-    return (time.perf_counter() - start) / steps / config.batch_size
+    return (time.perf_counter() - start) / steps / config.recipe.batch_size

@@ -2,10 +2,10 @@
 
 import torch
 
-from ..data import ImageDataset, load_images
+from ..datasets import ImageDataset, load_images
 from ..models import count_parameters
-from ..records import all_runs, read_network, recorded_dir
-from ..training import RunRecord, fresh_correct, predict, split_for
+from ..records import RunRecord, all_runs, read_network, recorded_dir
+from ..training import fresh_correct, predict, split_for
 
 ALLOWED_FLIPS = 3
 ALLOWED_GAP = 1e-3

@@ -4,9 +4,14 @@ Prints a JSON line after each epoch. Exit status: 0 recorded, 75 another process
 """
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
+from ..errors import EffcnnError
 from ..recipes import RunConfig, config_from
 from .recording import RunBusyError, train_or_load
 
@@ -20,8 +25,21 @@ def work(config: RunConfig, root: Path, threads: int) -> int:
                       on_epoch=lambda rows: print(json.dumps({"epoch": len(rows), **rows[-1]}), flush=True))
     except RunBusyError:
         return BUSY
+    except EffcnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has ended, however that was (Windows: it trains on)."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    # So that a temporary folder is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     raise SystemExit(work(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])))

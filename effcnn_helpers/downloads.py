@@ -1,0 +1,106 @@
+"""Real data sets by torchvision, in a process of its own: a limit for the whole download, and one error."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .errors import EffcnnError
+from .settings import progress_shown
+
+READ_SECONDS = 10  # without a byte from the server
+
+
+class DownloadError(EffcnnError):
+    """A data set that could not be downloaded, and why."""
+
+
+def download(name: str, seconds: float = 300) -> dict[str, np.ndarray]:
+    """A data set's arrays x_train, y_train, x_test, y_test: uint8, in the layout of Keras' npz files.
+
+    name: of torchvision's class, such as "MNIST" or "CIFAR10". seconds: for all of it, at most.
+    Raises DownloadError with the cause, whatever it is.
+    """
+    bar = progress_shown()
+    limit = f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
+    print(f"downloading {name}, at most {limit}; EFFCNN_DOWNLOAD=0 skips it", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            fetch(name, Path(folder), seconds, bar)
+            with np.load(Path(folder, "arrays.npz")) as file:
+                return dict(file)
+    except OSError as error:
+        raise DownloadError(f"{name} could not be downloaded: {type(error).__name__}: {error}") from error
+
+
+def fetch(name: str, folder: Path, seconds: float, bar: bool) -> None:
+    """Let a process of its own write arrays.npz; it ends with this one, or when the time is up."""
+    # Where this package was found, however that was. Its progress is shown here, from the outside.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TQDM_DISABLE": "1"}
+    deadline = time.monotonic() + seconds
+    with subprocess.Popen([sys.executable, "-m", __name__, name, str(folder)], env=environment,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          encoding="utf-8", errors="replace") as process:
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                if bar:
+                    print(f"\r{megabytes(folder):.1f} MB", end="", flush=True)
+        finally:
+            in_time = process.poll() is not None
+            process.kill()
+        if bar:
+            print()
+        if not in_time:
+            raise DownloadError(f"{name} could not be downloaded: after {seconds:g} seconds only "
+                                f"{megabytes(folder):.1f} MB were there")
+        if process.returncode:
+            said = process.stdout.read().strip().splitlines() if process.returncode > 0 else []
+            cause = said[-1] if said else f"its process ended with status {process.returncode}"
+            raise DownloadError(f"{name} could not be downloaded: {cause}")
+
+
+def megabytes(folder: Path) -> float:
+    """The size of all files in a folder, which may come and go meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size
+    return size / 1e6
+
+
+def write_arrays(name: str, folder: Path) -> None:
+    """Download a data set and write its arrays; raises whatever torchvision raises."""
+    import torchvision.datasets
+
+    train, test = (getattr(torchvision.datasets, name)(folder, train=train, download=True)
+                   for train in (True, False))
+    np.savez(folder / "arrays.npz",
+             x_train=np.asarray(train.data, np.uint8), y_train=np.asarray(train.targets, np.uint8),
+             x_test=np.asarray(test.data, np.uint8), y_test=np.asarray(test.targets, np.uint8))
+
+
+def main() -> int:
+    """The process that `fetch` starts. Its last line is the cause when it fails."""
+    import socket
+
+    # The pipe from the parent ends with the parent, even when that one is killed.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    socket.setdefaulttimeout(READ_SECONDS)
+    try:
+        write_arrays(sys.argv[1], Path(sys.argv[2]))
+    except Exception as error:  # no network, a proxy without host, a full disk, an error page: all end here
+        print(f"\n{type(error).__name__}: {'; '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
