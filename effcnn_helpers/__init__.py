@@ -1,13 +1,28 @@
 """Helpers behind the effcnn notebooks. In the order in which a newcomer may read them:
 
-- `models`: the paper's eight networks, parameters and multiply-adds counted; `paper`: what it reports about them.
-- `data`: MNIST and CIFAR-10 as tensors; `samples`: what stands in for them without a download.
-- `techniques`: the eight techniques as Composer and torch have them; `recipes`: what a run is made of.
-- `training`: a run through Composer's Trainer; `callbacks`: what it does on the way; `machine`: on what.
-- `records`: recorded runs read back; `tables`: the paper's tables with verdicts; `plots`: one look for all.
+- `models`: the paper's eight networks, parameters and multiply-adds counted.
+- `paper`: what the paper reports about them.
+- `datasets`: MNIST, CIFAR-10, yours: where images come from; `downloads`, `samples`: two sources.
+- `batches`: images as batches, normalised and augmented.
+- `techniques`: the eight techniques as Composer and torch have them.
+- `recipes`: how a run trains, and everything that decides its result.
+- `training`: a run through Composer's Trainer; `callbacks`: what it does on the way; `batchnorm`: a
+  faster BatchNorm for uneven widths; `machine`: what it runs on.
+- `records`: what a run left, written and read back.
+- `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes.
-- `notebook`: how each notebook starts, checks answers, ends; `complete_install`: what its first cell runs on Colab.
+- `notebook`: how each notebook starts, checks answers, ends.
+- `settings`: what the environment says; `errors`: the one error for what a user can mend;
+  `complete_install`: what the first cell runs on Colab.
 
-`cli` holds the commands (`python -m effcnn_helpers`), the long work among them: training, recording and
-re-measuring, the bench, the book. No notebook needs it.
+`cli` holds the commands (`python -m effcnn_helpers`), the long work among them: training, recording
+and re-measuring, the bench. `maintain` holds what only maintainers run. No notebook needs either.
 """
+
+import os
+
+# OpenMP's threads spin while they wait for each other, and take the cores from whatever else runs:
+# beside one busy process on two cores a training step took 276 to 586 ms, and 84 to 94 with threads
+# that sleep. OpenMP reads this when torch loads it, so it comes before any import of torch; your
+# own setting stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

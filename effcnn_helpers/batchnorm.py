@@ -1,9 +1,10 @@
 """BatchNorm for the channel counts that torch's CPU kernel is slow for; equal to it to rounding.
 
-With channels last, that kernel handles 8 or 16 channels of a pixel at once and the rest one by one: 12
-channels take far longer than 16. Here r neighbouring pixels count as one with r times the channels, a view
-of the same memory; plain sums and products over it are fast, and the r parts of a channel's sum are added
-at the end. Networks whose channels are all multiples of 8 gain nothing and are left alone.
+With channels last, that kernel handles 8 or 16 channels of a pixel at once and the rest one by one:
+12 channels take far longer than 16. Here r neighbouring pixels count as one with r times the
+channels, a view of the same memory; plain sums and products over it are fast, and the r parts of a
+channel's sum are added at the end. Networks whose channels are all multiples of 8 gain nothing and
+are left alone.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ LANES = 16  # float32 numbers that the widest vector instructions handle at once
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, (N, C, H, W) -> the same shape; trains on `foldable` images in its own way."""
+    """`nn.BatchNorm2d`, (N, C, H, W) -> the same; trains on `foldable` images in its own way."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.training and self.affine and self.track_running_stats and foldable(x)):
@@ -37,8 +38,8 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 class FoldedNorm(torch.autograd.Function):
     """(x, weight, bias, eps) -> (weight (x - mean) / sqrt(variance + eps) + bias, mean, variance).
 
-    The last two, (C,), are of this batch, the variance divided by the number of pixels; no gradient flows
-    through them.
+    The last two, (C,), are of this batch, the variance divided by the number of pixels; no gradient
+    flows through them.
     """
 
     @staticmethod
@@ -49,7 +50,8 @@ class FoldedNorm(torch.autograd.Function):
         variance = per_channel((rows - mean.repeat(r)).square_().sum(0), c) / pixels
         inverse = torch.rsqrt(variance + eps)
         scale = weight * inverse
-        y = torch.empty_like(x)  # filled through a view: a view itself would refuse an in-place ReLU
+        # Filled through a view; if it were a view itself, no in-place ReLU could follow.
+        y = torch.empty_like(x)
         torch.addcmul((bias - mean * scale).repeat(r), rows, scale.repeat(r), out=as_rows(y))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
@@ -63,7 +65,8 @@ class FoldedNorm(torch.autograd.Function):
         r, pixels = folds(c), x.numel() // c
         grad_bias = per_channel(grads.sum(0), c)
         grad_weight = per_channel((rows - mean.repeat(r)).mul_(grads).sum(0), c) * inverse
-        # weight * inverse * (grad_y - grad_bias / pixels - (x - mean) * inverse * grad_weight / pixels)
+        # weight * inverse * (grad_y - grad_bias / pixels - (x - mean) * inverse * grad_weight /
+        # pixels)
         scale = weight * inverse
         slope = -scale * inverse * grad_weight / pixels
         constant = -scale * grad_bias / pixels - slope * mean
@@ -79,7 +82,7 @@ def folds(channels: int) -> int:
 
 
 def foldable(x: torch.Tensor) -> bool:
-    """Whether x (N, C, H, W) is float32 on the CPU, channels last, and its pixels fold without a rest."""
+    """Whether x (N, C, H, W) is float32 on the CPU, channels last, its pixels a multiple of r."""
     return (x.dim() == 4 and x.device.type == "cpu" and x.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
             and x.is_contiguous(memory_format=torch.channels_last)
@@ -100,8 +103,8 @@ def per_channel(sums: torch.Tensor, channels: int) -> torch.Tensor:
 def folded(network: nn.Module) -> Iterator[None]:
     """While inside, the network's BatchNorm layers of uneven width train faster on a CPU.
 
-    Only the class of exactly those `nn.BatchNorm2d` is exchanged, and given back at the end, also after an
-    exception; parameters, buffers and state dict are the same throughout.
+    Only the class of exactly those `nn.BatchNorm2d` is exchanged, and given back at the end, also
+    after an exception; parameters, buffers and state dict are the same throughout.
     """
     layers = [layer for layer in network.modules()
               if type(layer) is nn.BatchNorm2d and layer.num_features % 8]

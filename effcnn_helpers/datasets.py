@@ -216,7 +216,7 @@ def dataset_from_arrays(spec: DatasetSpec, arrays: dict[str, np.ndarray], source
 
     def split(part: str) -> Images:
         x = torch.from_numpy(arrays[f"x_{part}"]).view(-1, *spec.image_shape[1:], spec.image_shape[0])
-        return Images(x.permute(0, 3, 1, 2).contiguous(),
+        return Images(x.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format),
                       torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)))
 
     together = hashlib.sha256("".join(digests[key] for key in KEYS).encode()).hexdigest()
@@ -257,7 +257,7 @@ def in_one_layout(spec: DatasetSpec, arrays: dict[str, np.ndarray], origin: str)
 
 def sha256_of(array: np.ndarray) -> str:
     # The originals store labels as bytes; Keras' own npz files do so for MNIST.
-    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.uint8).data).hexdigest()
 
 
 @functools.cache
@@ -278,7 +278,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder) / path.name
             with open(whole, "wb") as file:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             whole.replace(path)
     except OSError as error:
         warnings.warn(f"{path} could not be written ({error}); the data will be downloaded again next time",

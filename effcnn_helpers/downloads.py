@@ -1,7 +1,8 @@
-"""Real data sets by torchvision, in a process of its own: a limit for the whole download, and one error."""
+"""Real data sets by torchvision, in a process of its own: one time limit for all, and one error."""
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,13 +23,13 @@ class DownloadError(EffcnnError):
 
 
 def download(name: str, seconds: float = 300) -> dict[str, np.ndarray]:
-    """A data set's arrays x_train, y_train, x_test, y_test: uint8, in the layout of Keras' npz files.
+    """A data set's arrays x_train, y_train, x_test, y_test: uint8, in Keras' npz layout.
 
     name: of torchvision's class, such as "MNIST" or "CIFAR10". seconds: for all of it, at most.
     Raises DownloadError with the cause, whatever it is.
     """
     bar = progress_shown()
-    limit = f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
+    limit = f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
     print(f"downloading {name}, at most {limit}; EFFCNN_DOWNLOAD=0 skips it", flush=True)
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -36,14 +37,15 @@ def download(name: str, seconds: float = 300) -> dict[str, np.ndarray]:
             with np.load(Path(folder, "arrays.npz")) as file:
                 return dict(file)
     except OSError as error:
-        raise DownloadError(f"{name} could not be downloaded: {type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise DownloadError(f"{name} could not be downloaded: {cause}") from error
 
 
 def fetch(name: str, folder: Path, seconds: float, bar: bool) -> None:
     """Let a process of its own write arrays.npz; it ends with this one, or when the time is up."""
     # Where this package was found, however that was. Its progress is shown here, from the outside.
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TQDM_DISABLE": "1"}
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TQDM_DISABLE": "1"}
     deadline = time.monotonic() + seconds
     with subprocess.Popen([sys.executable, "-m", __name__, name, str(folder)], env=environment,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -76,30 +78,31 @@ def megabytes(folder: Path) -> float:
     return size / 1e6
 
 
-def write_arrays(name: str, folder: Path) -> None:
-    """Download a data set and write its arrays; raises whatever torchvision raises."""
+def failure(name: str, folder: Path) -> str | None:
+    """Download a data set and write its arrays; when that fails, one line that says why."""
     import torchvision.datasets
 
-    train, test = (getattr(torchvision.datasets, name)(folder, train=train, download=True)
-                   for train in (True, False))
-    np.savez(folder / "arrays.npz",
-             x_train=np.asarray(train.data, np.uint8), y_train=np.asarray(train.targets, np.uint8),
-             x_test=np.asarray(test.data, np.uint8), y_test=np.asarray(test.targets, np.uint8))
+    kind = getattr(torchvision.datasets, name)
+    try:
+        train, test = (kind(folder, train=train, download=True) for train in (True, False))
+        arrays = {"x_train": train.data, "y_train": train.targets,
+                  "x_test": test.data, "y_test": test.targets}
+        np.savez(folder / "arrays.npz",
+                 **{key: np.asarray(array, np.uint8)  # type: ignore[arg-type]
+                    for key, array in arrays.items()})
+    except Exception as error:  # no network, a proxy without host, an error page, a full disk …
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def main() -> int:
     """The process that `fetch` starts. Its last line is the cause when it fails."""
-    import socket
-
     # The pipe from the parent ends with the parent, even when that one is killed.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     socket.setdefaulttimeout(READ_SECONDS)
-    try:
-        write_arrays(sys.argv[1], Path(sys.argv[2]))
-    except Exception as error:  # no network, a proxy without host, a full disk, an error page: all end here
-        print(f"\n{type(error).__name__}: {'; '.join(str(error).split(chr(10)))}", file=sys.stderr)
-        return 1
-    return 0
+    cause = failure(sys.argv[1], Path(sys.argv[2]))
+    print(f"\n{cause}")
+    return 1 if cause else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from .runtimes import RUNTIMES
 SCHEMA_VERSION = 1
 
 
-def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int = 15, threads: int = 1,
+def time_interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = 15, threads: int = 1,
                      warm_up: Callable[[str], object] | None = None) -> pd.DataFrame:
     """Milliseconds per call: one row per variant and round, columns variant and ms.
 

@@ -91,7 +91,7 @@ class Recipe:
         decayed, others = [], []
         for parameter in network.parameters():
             (decayed if self.weight_decay and parameter.ndim > 1 else others).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others}]
+        groups: list[dict] = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others}]
         groups = [group for group in groups if group["params"]]
         if self.optimizer == "adam":
             return torch.optim.Adam(groups, lr=self.learning_rate, betas=(self.momentum, 0.999))

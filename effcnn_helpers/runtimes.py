@@ -1,6 +1,6 @@
 """The same trained weights in several runtimes, and their size in several formats (notebook 15).
 
-ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy` and are imported when they are asked for.
+ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy` and are imported when needed.
 """
 
 import contextlib
@@ -15,11 +15,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from .training import weight_bytes
+from .errors import EffcnnError
+from .records import weight_bytes
+from .settings import pip_command
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -33,17 +36,19 @@ RUNTIMES = {
 }
 
 
-class RuntimeMissingError(RuntimeError):
-    """A package that a runtime needs is not installed."""
+class RuntimeMissingError(EffcnnError):
+    """A package that a runtime needs is not installed, or does not load."""
 
 
 def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: int = 1) -> Predict:
-    """A function from normalised images (N, C, H, W), float32, to logits (N, 10), computed by a runtime.
+    """A function from normalised images (N, C, H, W), float32, to logits (N, 10), by a runtime.
 
-    network: copied, so it stays as it is. examples: normalised training images (N, C, H, W); int8 takes the
-    ranges of its values from them, the others at most their shape. threads: of ONNX Runtime and OpenVINO;
-    PyTorch's three run with the threads that torch is set to when they are called.
-    Raises ValueError for an unknown runtime, RuntimeMissingError for one that is not installed.
+    network: copied, so it stays as it is. examples: normalised training images (N, C, H, W); int8
+    takes the ranges of its values from them, the others at most their shape. threads: of ONNX
+    Runtime and OpenVINO; PyTorch's three run with the threads that torch is set to when they are
+    called.
+    Raises EffcnnError for an unknown runtime, RuntimeMissingError for one that is not installed or
+    does not load.
     """
     network = copy.deepcopy(network).eval()
     if runtime == "eager":
@@ -54,7 +59,8 @@ def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: i
         example = examples[:1].contiguous(memory_format=torch.channels_last)
         network = without_composers_blurpool(network, example).to(memory_format=torch.channels_last)
         with warnings.catch_warnings(action="ignore"):  # newer versions of torch announce its end
-            frozen = torch.jit.freeze(torch.jit.trace(network, example))  # folds each BatchNorm into its convolution
+            # Folds each BatchNorm into its convolution.
+            frozen = torch.jit.freeze(torch.jit.trace(network, example))
         return in_torch(frozen, torch.channels_last)
     if runtime == "onnxruntime":
         return in_onnxruntime(onnx_bytes(network, examples), threads)
@@ -62,7 +68,7 @@ def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: i
         return in_openvino(openvino_model(network, examples), threads)
     if runtime == "int8":
         return in_openvino(quantised(network, examples), threads)
-    raise ValueError(f"runtime is {runtime!r}; use one of {', '.join(RUNTIMES)}")
+    raise EffcnnError(f"runtime is {runtime!r}; use one of {', '.join(RUNTIMES)}")
 
 
 def in_torch(network: Callable, memory_format: torch.memory_format) -> Predict:
@@ -82,12 +88,12 @@ def in_onnxruntime(model: bytes, threads: int) -> Predict:
 
 
 def in_openvino(model, threads: int) -> Predict:
-    """Compiled anew for each batch size, when it is first met: a model of one fixed size is the faster one."""
+    """Compiled anew for each batch size, when it is first met: a fixed size is the faster one."""
     core = required("openvino").Core()
     # Without the hint, OpenVINO may compute in bfloat16 where the processor can.
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
-    requests: dict[int, object] = {}
+    requests: dict[int, Any] = {}
 
     def call(x: torch.Tensor) -> torch.Tensor:
         if len(x) not in requests:
@@ -96,17 +102,17 @@ def in_openvino(model, threads: int) -> Predict:
             with signal_stack_kept():
                 requests[len(x)] = core.compile_model(fixed, "CPU", settings).create_infer_request()
         logits = requests[len(x)].infer({0: x.contiguous().numpy()}, share_inputs=True)[0]
-        return torch.from_numpy(logits.copy())  # the request's own memory is used again by the next call
+        return torch.from_numpy(logits.copy())  # the next call uses the request's memory again
 
     return call
 
 
 @contextlib.contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """Put back this thread's alternate signal stack, which OpenVINO replaces by one of its own when it compiles.
+    """Put back this thread's alternate signal stack: compiling, OpenVINO replaces it by its own.
 
-    It frees its own with the last of its models, and the next signal after that, such as an interrupted cell's,
-    would crash Python. Linux with glibc only: elsewhere nothing happens.
+    It frees its own with the last of its models, and the next signal after that, such as an
+    interrupted cell's, would crash Python. Linux with glibc only: elsewhere nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -121,15 +127,18 @@ def signal_stack_kept() -> Iterator[None]:
 
 
 def without_composers_blurpool(network: nn.Module, example: torch.Tensor) -> nn.Module:
-    """The network with each of Composer's BlurMaxPool2d as a max-pool and a depthwise convolution, in place.
+    """The network with each BlurMaxPool2d as a max-pool and a depthwise convolution, in place.
 
-    Composer's makes its filter anew in every call, from the shape of its input: exporters cannot follow that.
+    Composer's makes its filter anew in every call, from the shape of its input: exporters cannot
+    follow that.
     """
     from composer.algorithms.blurpool.blurpool_layers import BlurMaxPool2d
 
     channels: dict[str, int] = {}
-    pools = {name: module for name, module in network.named_modules() if isinstance(module, BlurMaxPool2d)}
-    hooks = [pool.register_forward_pre_hook(lambda _, x, name=name: channels.update({name: x[0].shape[1]}))
+    pools = {name: module for name, module in network.named_modules()
+             if isinstance(module, BlurMaxPool2d)}
+    hooks = [pool.register_forward_pre_hook(
+                 lambda _, x, name=name: channels.update({name: x[0].shape[1]}))
              for name, pool in pools.items()]
     with torch.inference_mode():
         network(example)
@@ -141,7 +150,8 @@ def without_composers_blurpool(network: nn.Module, example: torch.Tensor) -> nn.
                          padding=filters.shape[-1] // 2, groups=channels[name], bias=False)
         blur.weight.data = filters.clone()
         network.set_submodule(name, nn.Sequential(
-            nn.MaxPool2d(pool.kernel_size, stride=1, padding=pool.padding, dilation=pool.dilation), blur))
+            nn.MaxPool2d(pool.kernel_size, stride=1, padding=pool.padding, dilation=pool.dilation),
+            blur))
     return network
 
 
@@ -151,9 +161,10 @@ def onnx_bytes(network: nn.Module, examples: torch.Tensor) -> bytes:
     network = without_composers_blurpool(copy.deepcopy(network).eval(), examples[:1])
     network.to(memory_format=torch.contiguous_format)
     model = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):  # newer versions of torch prefer another exporter
-        torch.onnx.export(network, (examples[:1].contiguous(),), model, input_names=["x"], output_names=["logits"],
-                          dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}}, dynamo=False)
+    with warnings.catch_warnings(action="ignore"):  # newer versions of torch prefer another one
+        torch.onnx.export(network, (examples[:1].contiguous(),), model, dynamo=False,
+                          input_names=["x"], output_names=["logits"],
+                          dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}})
     return model.getvalue()
 
 
@@ -163,34 +174,50 @@ def openvino_model(network: nn.Module, examples: torch.Tensor):
 
 
 def quantised(network: nn.Module, examples: torch.Tensor):
-    """OpenVINO's model with 8-bit weights and activations: post-training static quantisation by NNCF."""
+    """OpenVINO's model with 8-bit weights and activations: NNCF's static post-training one."""
     os.environ.setdefault("NNCF_CI", "1")  # NNCF reports each use to its makers otherwise
     nncf = required("nncf")
     nncf.set_log_level(logging.ERROR)
-    required("rich").reconfigure(quiet=True, force_jupyter=False)  # NNCF's progress bars: widgets, in a notebook
+    # NNCF's progress bars: widgets, in a notebook.
+    required("rich").reconfigure(quiet=True, force_jupyter=False)
     batches = [batch.contiguous().numpy() for batch in examples.split(100)]
+    # Weights of 7 bits: without VNNI instructions sums of 8-bit products overflow, in silence, and
+    # the 1.5K network answers 67 % of the digits instead of 98 %.
+    parameters = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     # torch's extensions, which NNCF loads, say there whether they have found a GPU's compiler.
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()), signal_stack_kept():
-        return nncf.quantize(openvino_model(network, examples), nncf.Dataset(batches), subset_size=len(batches))
+    with (warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()),
+          signal_stack_kept()):
+        return nncf.quantize(openvino_model(network, examples), nncf.Dataset(batches),
+                             subset_size=len(batches), advanced_parameters=parameters)
 
 
 def sizes(network: nn.Module, examples: torch.Tensor) -> dict[str, int]:
     """Bytes of a network in several formats.
 
-    weights: the bare numbers, 4 bytes each, BatchNorm's running statistics among them; state_dict (torch's
-    pickle), safetensors, onnx: with their headers; int8_weights and int8_graph: OpenVINO's two files.
+    weights: the bare numbers, 4 bytes each, BatchNorm's running statistics among them; state_dict
+    (torch's pickle), safetensors, onnx: with their headers; int8_weights and int8_graph: OpenVINO's
+    two files.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "int8.xml"
         required("openvino").save_model(quantised(network, examples), model)
-        int8 = {"int8_weights": model.with_suffix(".bin").stat().st_size, "int8_graph": model.stat().st_size}
+        int8 = {"int8_weights": model.with_suffix(".bin").stat().st_size,
+                "int8_graph": model.stat().st_size}
     bare = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    return {"weights": bare, **weight_bytes(network), "onnx": len(onnx_bytes(network, examples)), **int8}
+    onnx = len(onnx_bytes(network, examples))
+    return {"weights": bare, **weight_bytes(network), "onnx": onnx, **int8}
 
 
-def required(package: str):
-    """The imported package. Raises RuntimeMissingError, saying how to install it, when there is none."""
+def required(module: str):
+    """The imported module. Raises RuntimeMissingError, with cause and cure, without it."""
+    package = module.partition(".")[0]
     try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise RuntimeMissingError(f"{package} is not installed; pip install -e '.[deploy]' brings it") from error
+        return importlib.import_module(module)
+    except Exception as error:  # an extension built for something else may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            cure = pip_command(package)
+            raise RuntimeMissingError(f"{package} is not installed; {cure} brings it") from error
+        cure = pip_command(package, options="--force-reinstall")
+        raise RuntimeMissingError(
+            f"{package} is installed but does not load ({type(error).__name__}: {error}); "
+            f"when the cause does not tell what to do, {cure} may help") from error

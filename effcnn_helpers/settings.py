@@ -1,6 +1,6 @@
-"""What the shell hands down: every setting of effcnn, read and checked anew whenever it is asked for.
+"""What the shell hands down: every setting of effcnn, read and checked anew whenever it is needed.
 
-Only the standard library is imported with this file, because the pre-flight must read it on any machine.
+Only the standard library is imported with this file: the pre-flight must read it on any machine.
 """
 
 from __future__ import annotations  # so that a Python that is too old can read this file, too
@@ -26,16 +26,17 @@ ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": 
 
 
 def profile_name() -> str:
-    """How much a notebook does itself: $EFFCNN_PROFILE or "live". Raises EffcnnError for another word."""
+    """How much a notebook does: $EFFCNN_PROFILE or "live". Raises EffcnnError for another word."""
     name = os.environ.get("EFFCNN_PROFILE") or "live"
     if name not in PROFILES:
-        raise EffcnnError(f"EFFCNN_PROFILE is {name!r}; use one of {', '.join(PROFILES)}, or unset it")
+        raise EffcnnError(f"EFFCNN_PROFILE is {name!r}; use one of {', '.join(PROFILES)}, "
+                          "or unset it")
     return name
 
 
 def data_dir() -> Path | None:
-    """The folder with the data, if $EFFCNN_DATA_DIR names one. Raises EffcnnError when it is no folder."""
-    return folder_there("EFFCNN_DATA_DIR", "use the cache folder, a download or the embedded sample")
+    """The folder with the data that $EFFCNN_DATA_DIR names. Raises EffcnnError when it is none."""
+    return folder_there("EFFCNN_DATA_DIR", "the cache folder, a download or the embedded sample")
 
 
 def cache_dir() -> Path:
@@ -54,7 +55,7 @@ def recorded_dir() -> Path:
     Raises EffcnnError when the one that is set is no folder.
     """
     own = Path(__file__).parent / "recorded"
-    return folder_there("EFFCNN_RECORDED_DIR", "use the package's own runs") or own
+    return folder_there("EFFCNN_RECORDED_DIR", "the package's own runs") or own
 
 
 def downloads_allowed() -> bool:
@@ -70,8 +71,8 @@ def progress_shown() -> bool:
 def switch(name: str) -> bool:
     value = os.environ.get(name, "").strip().lower() or "1"
     if value not in YES + NO:
-        raise EffcnnError(f"{name} is {os.environ[name]!r}; use 1 (or {', '.join(YES[1:])}) or 0 (or "
-                          f"{', '.join(NO[1:])}), or unset it")
+        raise EffcnnError(f"{name} is {os.environ[name]!r}; use 1 (or {', '.join(YES[1:])}) "
+                          f"or 0 (or {', '.join(NO[1:])}), or unset it")
     return value in YES
 
 
@@ -82,8 +83,8 @@ def folder(name: str) -> Path | None:
         return None
     path = Path(os.path.expanduser(value))
     if str(path).startswith("~"):
-        raise EffcnnError(f"{name} is {value!r}, the home of a user whom this machine does not know; "
-                          "write the folder's full path")
+        raise EffcnnError(f"{name} is {value!r}, the home of a user whom this machine does not "
+                          "know; write the folder's full path")
     return path
 
 
@@ -92,10 +93,11 @@ def folder_there(name: str, otherwise: str) -> Path | None:
     try:
         os.scandir(path).close() if path else None
     except PermissionError as error:
-        raise EffcnnError(f"{name}: {access_problem(path, error)}; name a folder of your own") from error
+        problem = access_problem(path, error)
+        raise EffcnnError(f"{name}: {problem}; name a folder of your own") from error
     except OSError as error:
-        raise EffcnnError(f"{name} is {os.environ[name]!r}, which is not a folder; correct it, or unset it "
-                          f"to {otherwise}") from error
+        raise EffcnnError(f"{name} is {os.environ[name]!r}, which is not a folder; correct it, or "
+                          f"unset it to use {otherwise}") from error
     return path
 
 
@@ -108,18 +110,24 @@ def refuse_leftover_launcher() -> None:
     several = any((os.environ.get(name) or alone) != alone for name, alone in ALONE.items())
     if several and len(there) < len(LAUNCHER):
         shown = " ".join(f"{name}={os.environ[name]}" for name in there)
-        raise EffcnnError(f"{shown} is set, as if this were one of several processes, but no launcher started it; "
-                          f"unset {' '.join(there)}")
+        raise EffcnnError(f"{shown} is set, as if this were one of several processes, but no "
+                          f"launcher started it; unset {' '.join(there)}")
 
 
 # Every check of this file, by the variables whose values it looks at.
-CHECKS = {"EFFCNN_PROFILE": profile_name, "EFFCNN_DATA_DIR": data_dir, "EFFCNN_CACHE_DIR": cache_dir,
-          "EFFCNN_RECORDED_DIR": recorded_dir, "EFFCNN_DOWNLOAD": downloads_allowed,
-          "EFFCNN_PROGRESS": progress_shown, " ".join(LAUNCHER): refuse_leftover_launcher}
+CHECKS = {
+    "EFFCNN_PROFILE": profile_name,
+    "EFFCNN_DATA_DIR": data_dir,
+    "EFFCNN_CACHE_DIR": cache_dir,
+    "EFFCNN_RECORDED_DIR": recorded_dir,
+    "EFFCNN_DOWNLOAD": downloads_allowed,
+    "EFFCNN_PROGRESS": progress_shown,
+    " ".join(LAUNCHER): refuse_leftover_launcher,
+}
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where there is none. Raises EffcnnError when that is not allowed."""
+    """Make a folder, and those above it, where there is none. Raises EffcnnError when it cannot."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,11 +156,12 @@ def owner_of(path: Path) -> str | None:
 
 
 def pip_command(*packages: str, options: str = "") -> str:
-    """The command that installs packages for this very Python, in the versions that effcnn accepts."""
+    """The command that installs packages for this very Python, in versions that effcnn accepts."""
     try:
-        lines = [line.partition(";")[0].strip() for line in importlib.metadata.requires("effcnn") or []]
+        needed = importlib.metadata.requires("effcnn") or []
     except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
-        lines = []
+        needed = []
+    lines = [line.partition(";")[0].strip() for line in needed]
     accepted = {re.match(r"[\w.-]+", line)[0]: line for line in lines}
     wanted = [accepted.get(package, package) for package in packages]
     return shlex.join([sys.executable, "-m", "pip", "install", *options.split(), *wanted])
@@ -169,5 +178,5 @@ def signal_handlers_kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in kept.items():
-            if handler is not None:  # None: set by something else than Python, which cannot be put back
+            if handler is not None:  # None: it is not Python's, and cannot be put back
                 signal.signal(number, handler)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from . import settings
+from . import machine, settings
 from .batches import BatchLoader
 from .batchnorm import folded
 from .datasets import DataError, DatasetSpec, ImageDataset, Images
-from .machine import describe_environment, describe_git, now, tune_allocator
+from .machine import describe_environment, describe_git, now, prepare
 from .models import count_parameters
 from .recipes import HEADLINE, Recipe, RunConfig, recipe_of
 from .records import SCHEMA_VERSION, RunRecord, build_network, weight_bytes
@@ -50,7 +50,7 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
             goes on from the last whole one and ends with the weights of an undisturbed run. Composer unpickles
             these checkpoints, so the folder must be your own.
         progress: show a bar. Default: unless EFFCNN_PROGRESS=0.
-        threads: CPU threads. Default: what machine.choose_threads says.
+        threads: CPU threads, for this run alone. Default: see machine.choose_threads.
         on_epoch: called after each epoch with the rows so far (see callbacks.History).
 
     Returns: the record, and the trained network in evaluation mode on the CPU.
@@ -87,7 +87,8 @@ def train_own(network: nn.Module, dataset: ImageDataset, recipe: Recipe | None =
     def build() -> nn.Module:
         return add_to_network(copy.deepcopy(network), config.techniques)
 
-    return fit(config, build, dataset, None, progress, threads, on_epoch)
+    record, trained = fit(config, build, dataset, None, progress, threads, on_epoch)
+    return replace(record, fresh_correct=fresh_correct(trained, config, dataset)), trained
 
 
 def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset, checkpoints: Path | None,
@@ -95,16 +96,24 @@ def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset
         on_epoch: Callable[[list[dict]], None] | None) -> tuple[RunRecord, nn.Module]:
     """Train the network that `build` makes once the seed is set; the rest as `train` describes it."""
     settings.refuse_leftover_launcher()
+    prepare()
     with settings.signal_handlers_kept():
-        import composer
-        from composer.core import DataSpec
+        import composer  # noqa: F401 (its first import changes what Ctrl-C does)
+    if progress is None:
+        progress = settings.progress_shown()
+    with machine.threads(threads):
+        return fit_here(config, build, dataset, checkpoints, progress, on_epoch)
+
+
+def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset, checkpoints: Path | None,
+             progress: bool, on_epoch: Callable[[list[dict]], None] | None) -> tuple[RunRecord, nn.Module]:
+    """`fit` with this process as it is."""
+    import composer
+    from composer.core import DataSpec
     from torchmetrics import MetricCollection
 
     from .callbacks import FreshStatistics, History, ProgressBar
 
-    tune_allocator()
-    if threads is not None:
-        torch.set_num_threads(threads)
     train_images, test_images = split_for(config, dataset)
     started = now()
     entries = chosen(config.techniques)
@@ -118,7 +127,7 @@ def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset
     callbacks = [history]
     if any(entry.fresh_statistics for entry in entries):
         callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
-    if settings.progress_shown() if progress is None else progress:
+    if progress:
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
     optimizer = make_optimizer(config, network)
     resume_from = last_whole_checkpoint(checkpoints)

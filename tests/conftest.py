@@ -21,6 +21,7 @@ from effcnn_helpers.training import train
 _data_dir = os.environ.pop("EFFCNN_DATA_DIR", None)
 ORIGINAL_DATA_DIR = Path(_data_dir).resolve() if _data_dir else None
 os.environ.pop("EFFCNN_PROFILE", None)
+ORIGINAL_CUDA = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ.update(EFFCNN_DOWNLOAD="0", EFFCNN_PROGRESS="0", MPLBACKEND="agg", CUDA_VISIBLE_DEVICES="")
 
 
@@ -31,6 +32,7 @@ def session_folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("session")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("EFFCNN_CACHE_DIR", "EFFCNN_RECORDED_DIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            (folder / name.lower()).mkdir()
             patch.setenv(name, str(folder / name.lower()))
         yield
 
@@ -40,6 +42,7 @@ def own_folders(session_folders, tmp_path_factory, monkeypatch):
     """A cache and a folder of recorded runs of its own for every test."""
     folder = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(folder / "cache"))
+    (folder / "recorded").mkdir()
     monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(folder / "recorded"))
 
 
@@ -109,7 +112,8 @@ def make_record(digits):
         last = 100 * (total - wrong) / total
         curve = [{"train_loss": 1 / epoch, "test_loss": 2 / epoch,
                   "test_accuracy_percent": last - 3 * (config.epochs - epoch),
-                  "learning_rate": config.recipe.learning_rate, "seconds": 1.5} for epoch in range(1, config.epochs + 1)]
+                  "learning_rate": config.recipe.learning_rate, "seconds": 1.5}
+                 for epoch in range(1, config.epochs + 1)]
         fields = dict(
             schema_version=SCHEMA_VERSION, config=config,
             parameters=count_parameters(build_model(model)), epochs=curve, correct=total - wrong,
@@ -131,3 +135,17 @@ def write_record(make_record):
         write_run(record, build_model(record.config.model), root)
         return record
     return write
+
+
+@pytest.fixture
+def files_read(monkeypatch) -> list[Path]:
+    """The run.json files that are read from now on, in order."""
+    read, read_text = [], Path.read_text
+
+    def noted(path, *arguments, **options):
+        if path.name == "run.json":
+            read.append(path)
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    return read

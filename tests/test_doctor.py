@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,14 @@ import psutil
 import pytest
 import torch
 
-from effcnn_helpers import data, records
+from effcnn_helpers import datasets, records, settings
 from effcnn_helpers.cli import bench, doctor, main, sweep
+from effcnn_helpers.recipes import table_run
 
 ROOT = Path(__file__).parent.parent
 INSTALLED = importlib.metadata.version("numpy")
-INSTALL = 'cure: in the project\'s folder: python -m pip install -e ".[deploy,dev]"'
+PIP = f"{sys.executable} -m pip install"
+INSTALL = f"cure: {PIP} -e "
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +81,14 @@ def test_healthy_machine_is_ready(report):
     assert status == 0
     lines = [line for line in text.splitlines() if not line.startswith("note data ") and "EFFCNN_DATA_DIR" not in line]
     assert [line.split()[:2] for line in lines[:-1]] == [["ok", topic] for topic in (
-        "python", "packages", "cores", "memory", "folders", "folders", "gpu", "records", "speed", "speed")]
+        "python", "packages", "settings", "cores", "memory", "folders", "folders", "gpu", "records", "speed", "speed")]
     assert f"make notebooks: about {doctor.SERIES_MINUTES:.0f} minutes" in text and "1 recorded runs" in text
 
 
 def test_doctor_leaves_no_file_behind(report, tmp_path):
     report()
     assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
-    assert not data.cache_dir().exists()
+    assert not settings.cache_dir().exists()
 
 
 # Python and packages
@@ -119,30 +122,36 @@ def test_effcnn_that_is_not_installed_is_a_problem(report, monkeypatch):
 
 
 def test_missing_package_is_a_problem(report, monkeypatch):
-    requirements(monkeypatch, "numpy==1.0", "no-such-thing==1.0", "nor-this==2.0")
+    requirements(monkeypatch, "numpy<1", "no-such-thing<2,>=1.0", "nor-this==2.0")
     expect(report, 1, "PROBLEM packages missing: no-such-thing, nor-this",
-           "cure: python -m effcnn_helpers.complete_install (leaves an installed torch as it is), or in the project's "
-           'folder: python -m pip install -e ".[deploy,dev]"')
+           f"cure: {PIP} 'no-such-thing<2,>=1.0' nor-this==2.0, or, to leave an installed torch as it is: "
+           f"{sys.executable} -m effcnn_helpers.complete_install")
 
 
 def test_missing_package_of_an_extra_is_a_note(report, monkeypatch):
-    requirements(monkeypatch, 'no-runtime==1.0; extra == "deploy"', "no-tests==1.0; extra == 'dev'")
-    expect(report, 0, "note packages missing, only for the runtimes of notebook 15: no-runtime", INSTALL,
-           "note packages missing, only for the test suite: no-tests", "cure: as above", "ok packages 0 as pinned")
+    requirements(monkeypatch, 'no-runtime==1.0; extra == "deploy"', "no-tests==1.0; extra == 'test'",
+                 'no-need; sys_platform == "nowhere" and extra == "test"', "none; python_version < '3'")
+    expect(report, 0, "note packages missing, only for the runtimes of notebook 15: no-runtime",
+           f"cure: {PIP} no-runtime==1.0", "note packages missing, only for the test suite: no-tests",
+           f"cure: {PIP} no-tests==1.0", "ok packages 0 in accepted versions")
 
 
-def test_other_version_than_pinned_is_a_note(report, monkeypatch):
-    requirements(monkeypatch, "numpy==1.0", 'pytest==1.0; extra == "dev"')
-    expect(report, 0, f"note packages other versions than pinned: numpy {INSTALLED} (pinned: 1.0), pytest "
-           f"{pytest.__version__} (pinned: 1.0); results may differ in the last digits",
-           "cure: none needed; for the pinned versions, in the project's folder: python -m pip install -e",
-           "ok packages 0 as pinned")
+def test_other_version_than_accepted_is_a_note(report, monkeypatch):
+    requirements(monkeypatch, "numpy<1.1,>=1.0", 'pytest~=1.0; extra == "test"')
+    expect(report, 0, f"note packages other versions than accepted: numpy {INSTALLED} (accepted: <1.1,>=1.0), pytest "
+           f"{pytest.__version__} (accepted: ~=1.0); results may differ",
+           f"cure: none needed; for accepted versions, {PIP} 'numpy<1.1,>=1.0' 'pytest~=1.0'",
+           "ok packages 0 in accepted versions")
 
 
-def test_build_for_another_kind_of_machine_is_the_pinned_version(report, monkeypatch):
-    requirements(monkeypatch, "numpy==2.7.0")
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.7.0+cpu")
-    expect(report, 0, "ok packages 1 as pinned")
+@pytest.mark.parametrize("version, accepted, fits", [
+    ("2.7.0+cpu", "==2.7.0", True), ("2.7.1+cu126", ">=2.7,<2.8", True), ("2.8.0", ">=2.7,<2.8", False),
+    ("2.8.0rc1", ">=2.7", True), ("2.10.0", ">=2.9", True), ("2.7.0", "", True)])
+def test_version_is_held_against_a_range(version, accepted, fits, report, monkeypatch):
+    """A build for another kind of machine (+cpu) is the same version; 2.10 is newer than 2.9."""
+    requirements(monkeypatch, f"numpy{accepted}")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    expect(report, 0, f"ok packages {int(fits)} in accepted versions")
 
 
 @pytest.mark.parametrize("code, shown", [
@@ -156,7 +165,7 @@ def test_package_that_cannot_be_imported_is_a_problem(code, shown, report, tmp_p
     requirements(monkeypatch, "brokenthing==1.0")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     expect(report, 1, f"PROBLEM packages brokenthing 1.0 cannot be imported: {shown}",
-           "cure: python -m pip install --force-reinstall brokenthing==1.0")
+           f"cure: {PIP} --force-reinstall brokenthing==1.0")
 
 
 def test_installed_packages_can_be_imported_under_their_names(monkeypatch):
@@ -173,10 +182,12 @@ def test_doctor_reports_where_nothing_is_installed(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
     for topic in ("memory", "data", "records", "speed"):
         assert f"PROBLEM  {topic:10}could not be checked: ModuleNotFoundError: No module named" in done.stdout
-    assert "pip install -e" in done.stdout and done.stdout.splitlines()[-1].startswith("problems: ")
+    assert f"{sys.executable} -m pip install -e '{ROOT}[" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("problems: ")
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "cli/__init__.py", "cli/doctor.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "errors.py", "settings.py", "cli/__init__.py",
+                                  "cli/doctor.py"])
 def test_old_python_can_read_what_it_needs_for_the_report(name):
     ast.parse((ROOT / "effcnn_helpers" / name).read_text(encoding="utf-8"), feature_version=(3, 9))
 
@@ -204,16 +215,16 @@ def test_little_memory_is_noted_and_too_little_a_problem(free, state, status, re
 
 
 def test_full_disk_is_a_problem(report, monkeypatch):
-    free = {data.cache_dir().parent: 0.9e9}
+    free = {settings.cache_dir().parent: 0.9e9}
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free.get(folder, 50e9)))
-    expect(report, 1, f"PROBLEM folders cache: {data.cache_dir()} can be written, 0.9 GB free; 1 GB is enough",
+    expect(report, 1, f"PROBLEM folders cache: {settings.cache_dir()} can be written, 0.9 GB free; 1 GB is enough",
            "cure: set EFFCNN_CACHE_DIR to a folder that can be written and has space", "ok folders current: ")
 
 
 def test_cache_that_cannot_be_written_is_a_problem(report, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(tmp_path / "file/cache"))
-    expect(report, 1, f"PROBLEM folders cache: {tmp_path / 'file/cache'} cannot be written (NotADirectoryError: ",
+    expect(report, 1, f"PROBLEM folders cache: {tmp_path / 'file/cache'} cannot be read or written (Not a directory); ",
            "cure: set EFFCNN_CACHE_DIR to a folder that can be written and has space", "ok folders current: ")
 
 
@@ -226,8 +237,9 @@ def test_current_folder_that_cannot_be_written_is_a_problem(report, tmp_path, mo
         return temporary(dir=dir)
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
-    expect(report, 1, f"PROBLEM folders current: {tmp_path} cannot be written (PermissionError: [Errno 13] Permission "
-           "denied)", "cure: change to a copy of the project in a folder that can be written and has space")
+    expect(report, 1, f"PROBLEM folders current: {tmp_path} cannot be read or written (Permission denied); {tmp_path} "
+           f"belongs to {tmp_path.owner()}",
+           "cure: change to a copy of the project in a folder that can be written and has space")
 
 
 def test_folder_without_the_notebooks_is_noted(report, tmp_path):
@@ -264,7 +276,7 @@ def data_dir(tmp_path_factory, monkeypatch) -> Path:
     ("0", "EFFCNN_DOWNLOAD is 0, so the embedded sample is used"),
 ])
 def test_data_that_is_not_there_is_noted_with_what_happens_then(setting, what_happens, report, data_dir, monkeypatch):
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("downloaded"))
+    monkeypatch.setattr(datasets, "download", lambda *_: pytest.fail("downloaded"))
     monkeypatch.setenv("EFFCNN_DOWNLOAD", setting)
     expect(report, 0, f"note data mnist: no {data_dir / 'mnist.npz'}; {what_happens}", MNIST_CURE,
            f"note data cifar10: no {data_dir / 'cifar10.npz'}; {what_happens}",
@@ -272,16 +284,18 @@ def test_data_that_is_not_there_is_noted_with_what_happens_then(setting, what_ha
 
 
 def test_data_is_looked_for_where_load_images_looks(report, digits_folder):
-    folder = data.cache_dir() / "data"
+    folder = settings.cache_dir() / "data"
     shutil.copytree(digits_folder, folder)
-    expect(report, 0, "note data mnist: mnist.npz in cache (not the real set)", MNIST_CURE,
+    expect(report, 0, "note data mnist: mnist.npz in cache (not the real set", MNIST_CURE,
            f"note data cifar10: no {folder / 'cifar10.npz'}; ")
 
 
 def test_real_data_is_known_by_its_sha256(report, data_dir, digits, digits_folder, monkeypatch):
     shutil.copy(digits_folder / "mnist.npz", data_dir)
     with np.load(data_dir / "mnist.npz") as arrays:
-        monkeypatch.setitem(data.SHA256, "mnist", {key: data._sha256(arrays[key]) for key in data.KEYS})
+        digests = {key: datasets.sha256_of(arrays[key]) for key in datasets.KEYS}
+    known = replace(datasets.DATASETS["mnist"], sha256=digests)
+    monkeypatch.setitem(datasets.DATASETS, "mnist", known)
     expect(report, 0, "ok data mnist: mnist.npz in EFFCNN_DATA_DIR, real by its sha256", "note data cifar10: no ")
 
 
@@ -304,7 +318,7 @@ def test_data_folder_that_is_not_there_is_a_problem(report, tmp_path, monkeypatc
     ("weights.safetensors", None, "FileNotFoundError: "),
 ])
 def test_damaged_recorded_run_is_a_problem(name, content, shown, report):
-    path = records.recorded_dir() / "mnist/1.5k-dw/baseline/seed0" / name
+    path = records.recorded_dir() / table_run("1.5k-dw").name / name
     path.unlink()
     if content:
         path.write_text(content)
@@ -313,20 +327,96 @@ def test_damaged_recorded_run_is_a_problem(name, content, shown, report):
 
 
 def test_no_recorded_runs_are_noted(report, tmp_path, monkeypatch):
-    monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path / "nowhere"))
-    expect(report, 0, f"note records 0 recorded runs in {tmp_path / 'nowhere'}",
-           "cure: correct or unset EFFCNN_RECORDED_DIR")
+    monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path))
+    expect(report, 0, f"note records 0 recorded runs in {tmp_path}", "cure: correct or unset EFFCNN_RECORDED_DIR")
 
 
-def test_damaged_run_of_the_projects_own_is_restored_by_git(monkeypatch):
+def test_recorded_run_that_may_not_be_read_is_a_problem(report, monkeypatch):
+    def refuse():
+        raise PermissionError(13, "Permission denied", "mnist/run.json")
+
+    monkeypatch.setattr(records, "all_runs", refuse)
+    expect(report, 1, f"PROBLEM records {records.recorded_dir()}: PermissionError: [Errno 13] Permission denied: "
+           "'mnist/run.json'", "cure: correct or unset EFFCNN_RECORDED_DIR")
+
+
+@pytest.mark.parametrize("checkout, cure", [(True, "git -C {} restore effcnn_helpers/recorded"),
+                                            (False, "install effcnn anew")])
+def test_damaged_run_of_the_projects_own_comes_back_as_it_came(checkout, cure, monkeypatch, tmp_path):
     monkeypatch.delenv("EFFCNN_RECORDED_DIR")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    if checkout:
+        (tmp_path / ".git").mkdir()
 
     def damaged():
         raise records.RecordError("run.json is damaged")
 
     monkeypatch.setattr(records, "all_runs", damaged)
     line, = doctor.check_records()
-    assert (line.state, line.cure) == (doctor.PROBLEM, "git restore effcnn_helpers/recorded")
+    assert (line.state, line.cure) == (doctor.PROBLEM, cure.format(tmp_path))
+
+
+# Settings
+
+
+@pytest.mark.parametrize("name, value, problem", [
+    ("EFFCNN_PROFILE", "turbo", "EFFCNN_PROFILE is 'turbo'; use one of smoke, live, full"),
+    ("EFFCNN_DOWNLOAD", "never", "EFFCNN_DOWNLOAD is 'never'; use 1"),
+    ("EFFCNN_PROGRESS", "bar", "EFFCNN_PROGRESS is 'bar'; use 1"),
+    ("EFFCNN_CACHE_DIR", "~no-such-user", "EFFCNN_CACHE_DIR is '~no-such-user'"),
+    ("EFFCNN_DATA_DIR", "nowhere", "EFFCNN_DATA_DIR is 'nowhere', which is not a folder"),
+    ("EFFCNN_RECORDED_DIR", "nowhere", "EFFCNN_RECORDED_DIR is 'nowhere', which is not a folder"),
+])
+def test_wrong_setting_is_a_problem_with_its_cure(name, value, problem, report, monkeypatch):
+    monkeypatch.setenv(name, value)
+    expect(report, 1, f"PROBLEM settings {problem}", f"cure: correct {name} or: unset {name}")
+
+
+def test_every_wrong_setting_has_a_line(report, monkeypatch):
+    monkeypatch.setenv("EFFCNN_DOWNLOAD", "never")
+    monkeypatch.setenv("EFFCNN_PROFILE", "turbo")
+    _, text = report()
+    assert text.count("PROBLEM settings") == 2 and "ok settings" not in text
+
+
+def test_variables_that_a_launcher_left_are_a_problem(report, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    expect(report, 1, "PROBLEM settings RANK=0 WORLD_SIZE=2 is set, as if this were one of several processes, but no "
+           "launcher started it; unset RANK WORLD_SIZE", "cure: correct RANK ")
+
+
+def test_cache_of_another_user_is_named_with_its_owner(report, tmp_path, monkeypatch):
+    """Also where the folder above it may not even be looked into."""
+    closed = tmp_path / "theirs"
+    closed.mkdir()
+    monkeypatch.setenv("EFFCNN_CACHE_DIR", str(closed / "cache"))
+    temporary, stat = doctor.tempfile.TemporaryFile, os.stat
+
+    def refuse(dir):
+        if dir == closed:
+            raise PermissionError(13, "Permission denied")
+        return temporary(dir=dir)
+
+    def refuse_beyond(path, *arguments, **options):
+        if str(path).startswith(f"{closed}{os.sep}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(os, "stat", refuse_beyond)
+    expect(report, 1, f"PROBLEM folders cache: {closed / 'cache'} cannot be read or written (Permission denied); "
+           f"{closed} belongs to {closed.owner()}",
+           "cure: set EFFCNN_CACHE_DIR to a folder that can be written and has space", "ok folders current: ")
+
+
+def test_file_that_may_not_be_read_is_not_cured_by_an_installation():
+    def check():
+        raise PermissionError(13, "Permission denied", "/theirs/file")
+        yield
+
+    [line] = doctor.lines_of(check)
+    assert line.cure == "see to it that /theirs/file can be read"
 
 
 # Speed
@@ -356,7 +446,7 @@ def test_probe_ends_in_time_on_slow_machines(slowness, monkeypatch):
     def timed(config, threads, steps):
         assert threads == 1 and steps >= 1
         seconds = slowness * doctor.REFERENCE_SECONDS[config.model]
-        spent.append((steps + 3) * config.batch_size * seconds)
+        spent.append((steps + 3) * config.recipe.batch_size * seconds)
         return seconds
 
     monkeypatch.setattr(sweep, "seconds_per_image", timed)

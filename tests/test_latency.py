@@ -1,4 +1,5 @@
 import time
+import timeit
 
 import pandas as pd
 import pytest
@@ -10,17 +11,42 @@ from effcnn_helpers.models import build_model
 
 def test_variants_are_called_in_turn():
     order = []
-    times = time_interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = time_interleaved(calls, rounds=3)
     assert list(times["variant"]) == ["a", "b"] * 3
-    timed = [name for before, name in zip([None, *order], order, strict=False) if before != name]
-    assert timed == ["a", "b"] * (len(timed) // 2) and len(timed) >= 6
+    assert order == ["a", "a", "a", "b", "b", "b"] * 3, "twice to warm up, once against the clock"
 
 
-def test_times_are_milliseconds_and_threads_are_put_back():
-    threads = torch.get_num_threads()
-    times = time_interleaved({"sleep": lambda: time.sleep(0.02)}, rounds=3)
-    assert times["ms"].between(20, 60).all()
-    assert torch.get_num_threads() == threads
+def test_times_are_milliseconds_of_one_call(monkeypatch):
+    """By a clock that a busy machine does not delay."""
+    clock = iter([1.0, 1.025, 7.0, 7.5])
+    timer = timeit.Timer
+    monkeypatch.setattr(timeit, "timeit", lambda call, number: timer(
+        call, timer=lambda: next(clock)).timeit(number))
+    times = time_interleaved({"a": lambda: None}, rounds=2)
+    assert times["ms"].to_list() == pytest.approx([25, 500])
+
+
+def test_a_call_that_sleeps_takes_at_least_as_long():
+    times = time_interleaved({"sleep": lambda: time.sleep(0.02)}, rounds=1)
+    assert times["ms"].min() >= 20
+
+
+def test_calls_have_the_threads_that_are_asked_for_and_they_are_put_back():
+    before, seen = torch.get_num_threads(), []
+    time_interleaved({"a": lambda: seen.append(torch.get_num_threads())}, rounds=1,
+                     threads=before + 1)
+    assert set(seen) == {before + 1} and torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        time_interleaved({"a": lambda: 1 / 0}, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_warm_up_of_its_own_takes_the_place_of_two_calls():
+    order = []
+    time_interleaved({"a": lambda: order.append("a")}, rounds=2,
+                     warm_up=lambda name: order.append(f"warm {name}"))
+    assert order == ["warm a", "a"] * 2
 
 
 def test_ratio_is_the_median_of_the_rounds_own_ratios():
@@ -46,6 +72,8 @@ def test_inference_and_training_step_do_what_they_time():
 def test_ceilings_are_the_rates_of_the_fastest_call(monkeypatch):
     ticks = {"product": 4.0, "convolution": 604.0, "copy": 2.0}  # milliseconds
     rows = [{"variant": name, "ms": ms + late} for late in (0, 9) for name, ms in ticks.items()]
-    monkeypatch.setattr("effcnn_helpers.latency.time_interleaved", lambda *arguments, **options: pd.DataFrame(rows))
-    # 1,208 million operations in 604 ms beat 2 * 100^3 in 4 ms; 1,000 numbers of 4 bytes are read and written in 2 ms.
+    monkeypatch.setattr("effcnn_helpers.latency.time_interleaved",
+                        lambda *arguments, **options: pd.DataFrame(rows))
+    # 1,208 million operations in 604 ms beat 2 * 100^3 in 4 ms; 1,000 numbers of 4 bytes are read
+    # and written in 2 ms.
     assert ceilings(side=100, numbers=1_000) == pytest.approx((2.0, 0.004), rel=1e-3)

@@ -5,17 +5,17 @@ import torch
 import torchinfo
 from torch import nn
 
+from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import (
-    IMAGE_SHAPES,
     MODELS,
     Conv3x3,
     DepthwiseSeparableConv2d,
     GapHead,
     build_model,
     count_parameters,
-    dataset_of,
     kind_of,
     layer_costs,
+    model_of,
     transition_block,
 )
 
@@ -40,6 +40,7 @@ LAYERS = {
     "143k-dw": "(3,16)/3x3 (16,16)/3x3 Maxpool DW(16,32)/3x3 (32,32)/3x3 Maxpool DW(32,64)/3x3 (64,64)/3x3 Maxpool "
                "DW(64,128)/3x3 DW(128,192)/3x3 DW(192,260)/3x3 GAP (260,10)/1x1",
 }
+PHOTO_MODELS = ("143k", "143k-dw")  # CIFAR-10's; the others are MNIST's
 every_model = pytest.mark.parametrize("name", COUNTS)
 
 
@@ -68,20 +69,34 @@ def test_layers_are_those_of_the_papers_tables(name):
 
 @every_model
 def test_torchinfo_counts_the_same_parameters(name):
-    shape = IMAGE_SHAPES[dataset_of(name)]
+    shape = MODELS[name].image_shape
     assert torchinfo.summary(build_model(name), input_size=(1, *shape), verbose=0).trainable_params == COUNTS[name]
 
 
-def test_every_model_is_known_by_its_dataset():
-    assert {name: dataset for dataset, models in MODELS.items() for name in models} == {
-        name: dataset_of(name) for name in COUNTS}
+def test_entries_are_the_papers_eight_in_its_order():
+    assert list(MODELS) == list(COUNTS)
+    for name, entry in MODELS.items():
+        assert (entry.name, entry.label, entry.paper) == (name, name.upper(), True)
+        assert entry.image_shape == ((3, 32, 32) if name in PHOTO_MODELS else (1, 28, 28))
+        assert entry.linestyle == ("--" if name.endswith("-dw") else "-")
+        assert model_of(name) is entry
+    assert len({entry.color for entry in MODELS.values()}) == 8
+
+
+@every_model
+@pytest.mark.parametrize("classes", [2, 100])
+def test_a_model_is_built_for_another_number_of_classes(name, classes):
+    network = build_model(name, classes).eval()
+    assert network(torch.randn(2, *MODELS[name].image_shape)).shape == (2, classes)
+    features = network.head.classifier.in_channels
+    assert count_parameters(network) == COUNTS[name] + features * (classes - 10)
 
 
 @every_model
 def test_logits_have_ten_columns_and_no_activation(name):
     torch.manual_seed(0)
     network = build_model(name).eval()
-    logits = network(torch.randn(3, *IMAGE_SHAPES[dataset_of(name)]))
+    logits = network(torch.randn(3, *MODELS[name].image_shape))
     assert logits.shape == (3, 10)
     assert logits.min() < 0 < logits.max()
     assert not torch.allclose(logits.sum(dim=1), torch.ones(3))
@@ -94,7 +109,7 @@ def test_only_max_pools_and_the_head_change_the_image_size(name):
     for layer in network:
         layer.register_forward_hook(
             lambda layer, inputs, output: sizes.append((type(layer), inputs[0].shape[2:], output.shape[2:])))
-    network(torch.randn(2, *IMAGE_SHAPES[dataset_of(name)]))
+    network(torch.randn(2, *MODELS[name].image_shape))
     *body, (head, _, after_head) = sizes
     assert head is GapHead and after_head == ()
     for kind, before, after in body:
@@ -204,7 +219,7 @@ def test_biases_are_where_the_parameter_counts_put_them(name):
     """MNIST: none. CIFAR-10: in every convolution but the classifier."""
     for layer_name, layer in build_model(name).named_modules():
         if isinstance(layer, nn.Conv2d):
-            assert (layer.bias is not None) == (dataset_of(name) == "cifar10" and layer_name != "head.classifier")
+            assert (layer.bias is not None) == (name in PHOTO_MODELS and layer_name != "head.classifier")
 
 
 def test_seven_k_without_its_norms_has_the_depthwise_models_count_by_coincidence():
@@ -214,7 +229,7 @@ def test_seven_k_without_its_norms_has_the_depthwise_models_count_by_coincidence
 
 @every_model
 def test_layer_costs_add_up_to_the_whole_model(name):
-    shape = IMAGE_SHAPES[dataset_of(name)]
+    shape = MODELS[name].image_shape
     network = build_model(name)
     costs = layer_costs(network, shape)
     assert list(costs.columns) == ["layer", "kind", "parameters", "multiply_adds"]
@@ -276,8 +291,25 @@ def test_weights_come_from_torchs_generator_alone():
     assert not torch.equal(weights(5), weights(6))
 
 
-@pytest.mark.parametrize("function", [build_model, dataset_of])
+@pytest.mark.parametrize("function", [build_model, model_of])
 def test_unknown_model_is_refused_with_a_list_of_the_known_ones(function):
-    with pytest.raises(ValueError, match="unknown model '3k'") as refusal:
+    with pytest.raises(EffcnnError, match="unknown model '3k'") as refusal:
         function("3k")
     assert all(name in str(refusal.value) for name in COUNTS)
+
+
+@pytest.mark.parametrize("layer, kind", [
+    (nn.Conv2d(3, 6, 3), "3x3 convolution"),
+    (nn.Conv2d(3, 6, 5), "5x5 convolution"),
+    (nn.Conv2d(3, 6, (1, 3)), "1x3 convolution"),
+    (nn.Conv2d(3, 6, 1), "1x1 convolution"),
+    (nn.Conv2d(1, 8, 3), "3x3 convolution"),
+    (nn.Conv2d(8, 8, 3, groups=8), "depthwise convolution"),
+    (nn.Conv2d(8, 16, 5, groups=8), "depthwise convolution"),
+    (nn.Conv2d(8, 8, 3, groups=4), "grouped 3x3 convolution"),
+    (nn.Conv2d(8, 8, 1, groups=2), "grouped 1x1 convolution"),
+    (nn.BatchNorm2d(3), "BatchNorm2d"),
+    (nn.Linear(3, 2), "Linear"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_kind_of_a_layer(layer, kind):
+    assert kind_of(layer) == kind

@@ -7,14 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from effcnn_helpers.data import CLASSES
+from effcnn_helpers.datasets import DATASETS
 from effcnn_helpers.latency import ratios
-from effcnn_helpers.models import build_model, layer_costs
-from effcnn_helpers.paper import TABLE_3, table_3_row
+from effcnn_helpers.models import MODELS, Model, build_model, layer_costs, mnist_5k
+from effcnn_helpers.paper import table_3_row
 from effcnn_helpers.plots import (
     KIND_COLORS,
-    MODEL_COLORS,
-    TECHNIQUE_COLORS,
     describe,
     draw_convolution_costs,
     label_of,
@@ -32,7 +30,7 @@ from effcnn_helpers.plots import (
 )
 from effcnn_helpers.recipes import PROFILES
 from effcnn_helpers.tables import table_3, table_4
-from effcnn_helpers.techniques import TECHNIQUES
+from effcnn_helpers.techniques import TECHNIQUES, Technique
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +59,9 @@ def line_labelled(ax, label: str):
 
 
 def test_every_model_has_a_colour_and_a_label_of_its_own():
-    assert len(set(MODEL_COLORS.values())) == len(MODEL_COLORS) == len(TABLE_3)
-    assert label_of("1.5k-dw") == "1.5K-DW"
+    for field in ("color", "label"):
+        assert len({getattr(model, field) for model in MODELS.values()}) == len(MODELS)
+    assert label_of("1.5k-dw") == "1.5K-DW" and label_of("my net") == "my net"
     assert len(set(KIND_COLORS.values())) == len(KIND_COLORS)
 
 
@@ -103,8 +102,9 @@ def test_bars_are_as_long_as_the_layers_costs(model, shape):
 
 
 def test_curves_are_the_mean_over_seeds_with_the_papers_value(make_record, ax):
-    runs = [make_record("7k-dw", wrong=wrong, seed=seed, config={"epochs": 3})
-            for seed, wrong in enumerate((60, 70, 110))] + [make_record("25k", wrong=65, config={"epochs": 3})]
+    runs = [make_record("7k-dw", wrong=wrong, seed=seed, recipe={"epochs": 3})
+            for seed, wrong in enumerate((60, 70, 110))]
+    runs.append(make_record("25k", wrong=65, recipe={"epochs": 3}))
     assert plot_curves(runs, ax) is ax
     several = line_labelled(ax, "7K-DW, 3 seeds")
     last = (99.4 + 99.3 + 98.9) / 3
@@ -115,13 +115,16 @@ def test_curves_are_the_mean_over_seeds_with_the_papers_value(make_record, ax):
     for label, model in (("paper: 99.46 %", "7k-dw"), ("paper: 99.35 %", "25k")):
         line = line_labelled(ax, label)
         assert set(line.get_ydata()) == {table_3_row("mnist", model).accuracy_percent}
-        assert to_rgb(line.get_color()) == to_rgb(MODEL_COLORS[model]) and line.get_linestyle() == ":"
+        assert to_rgb(line.get_color()) == to_rgb(MODELS[model].color)
+        assert line.get_linestyle() == ":"
     assert legend_of(ax) == ["7K-DW, 3 seeds", "paper: 99.46 %", "25K, 1 seed", "paper: 99.35 %"]
-    assert ax.get_xlabel() == "Epoch" and ax.get_ylabel() == "Test accuracy (%)" and ax.get_title()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Epoch", "Test accuracy (%)")
+    assert ax.get_title() == "Test accuracy after each epoch"
 
 
 def test_range_over_seeds_reaches_from_the_lowest_to_the_highest(make_record, ax):
-    runs = [make_record(wrong=wrong, seed=seed, config={"epochs": 2}) for seed, wrong in enumerate((100, 200, 300))]
+    runs = [make_record(wrong=wrong, seed=seed, recipe={"epochs": 2})
+            for seed, wrong in enumerate((100, 200, 300))]
     plot_curves(runs, ax)
     corners = ax.collections[0].get_paths()[0].vertices
     at_the_end = corners[corners[:, 0] == 2][:, 1]
@@ -136,7 +139,7 @@ def test_curves_without_the_paper_and_without_runs(make_record, ax):
 
 
 def test_losses_are_those_of_the_run(make_record, ax):
-    run = make_record("5k", config={"epochs": 3})
+    run = make_record("5k", recipe={"epochs": 3})
     assert plot_loss([run], ax) is ax
     for kind in ("train", "test"):
         line = line_labelled(ax, f"5K, {kind}")
@@ -194,21 +197,27 @@ def test_ladder_holds_accuracy_against_parameters(two_rows, ax):
 @pytest.mark.parametrize("plot", [plot_against_paper, plot_ladder])
 def test_tables_without_runs_show_the_paper_alone(plot, ax):
     assert plot(table_3("mnist"), ax) is ax
-    assert list(line_labelled(ax, "paper").get_xdata())
+    data = line_labelled(ax, "paper").get_data()
+    papers = table_3("mnist")["paper"].to_list()
+    assert papers in [list(values) for values in data]
+    assert "ours, mean ± sd" not in legend_of(ax) or not any(
+        len(container[0].get_xdata()) for container in ax.containers)
 
 
-@pytest.mark.parametrize("dataset", CLASSES)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_images_are_shown_under_their_class(dataset, digits):
     images, classes = digits.test.first(3), digits.classes
     if dataset == "cifar10":
-        images, classes = replace(images, x=images.x.repeat(1, 3, 1, 1)), CLASSES["cifar10"]
+        images = replace(images, x=images.x.repeat(1, 3, 1, 1))
+        classes = DATASETS["cifar10"].classes
     figure = show_images(images, classes, count=5)
     figure.canvas.draw()
     assert plt.get_fignums() == [figure.number]
     assert len(figure.axes) == 3
     for index, ax in enumerate(figure.axes):
         assert ax.get_title() == classes[images.y[index]]
-        assert np.array_equal(ax.images[0].get_array(), images.x[index].permute(1, 2, 0).squeeze().numpy())
+        shown = images.x[index].permute(1, 2, 0).squeeze().numpy()
+        assert np.array_equal(ax.images[0].get_array(), shown)
 
 
 def test_images_are_shown_under_captions_of_ones_own(digits):
@@ -224,7 +233,50 @@ def test_figures_not_from_full_runs_are_stamped(profile, stamped, ax):
 
 
 def test_every_technique_has_a_colour_of_its_own():
-    assert list(TECHNIQUE_COLORS) == list(TECHNIQUES) and len(set(TECHNIQUE_COLORS.values())) == 8
+    for field in ("color", "label", "abbreviation"):
+        assert len({getattr(entry, field) for entry in TECHNIQUES.values()}) == len(TECHNIQUES) == 8
+    greys = {to_rgb("0.55"), to_rgb("0.2"), to_rgb("black")}
+    assert not greys & {to_rgb(entry.color) for entry in TECHNIQUES.values()}
+
+
+def test_a_technique_of_ones_own_is_drawn_in_its_own_colour(make_record, ax, monkeypatch):
+    entry = Technique("noise", "Label noise", "LN", "#123456")
+    monkeypatch.setitem(TECHNIQUES, "noise", entry)
+    plot_curves([make_record(), make_record(config={"techniques": ("noise",)})], ax)
+    assert line_labelled(ax, "1.5K-DW, Label noise, 1 seed").get_color() == "#123456"
+
+
+def test_a_model_that_was_added_is_drawn_by_its_entry(make_record, ax, monkeypatch):
+    entry = Model("slim", "Slim", "#654321", (1, 28, 28), mnist_5k, linestyle="-.")
+    monkeypatch.setitem(MODELS, "slim", entry)
+    plot_curves([make_record("slim")], ax)
+    line = line_labelled(ax, "Slim, 1 seed")
+    assert (line.get_color(), line.get_linestyle()) == ("#654321", "-.")
+    assert legend_of(ax) == ["Slim, 1 seed"], "the paper says nothing of it"
+
+
+def test_a_network_of_ones_own_is_drawn_in_black_under_its_name(make_record, ax):
+    """It has no entry, and the paper no row of it: neither a plain one nor one with techniques."""
+    own = make_record(config={"model": "my net"})
+    plot_curves([own, make_record()], ax)
+    assert to_rgb(line_labelled(ax, "my net, 1 seed").get_color()) == to_rgb("black")
+    assert legend_of(ax) == ["my net, 1 seed", "1.5K-DW, 1 seed", "paper: 98.35 %"]
+
+
+def test_losses_of_a_network_of_ones_own_are_black(make_record, ax):
+    plot_loss([make_record(config={"model": "my net"})], ax)
+    assert {to_rgb(line.get_color()) for line in ax.get_lines()} == {to_rgb("black")}
+    assert legend_of(ax) == ["my net, train", "my net, test"]
+
+
+def test_the_papers_value_is_drawn_for_its_own_rows_alone(make_record, ax):
+    """25K with Cutout is no row of it, nor are CIFAR-10's combinations on MNIST."""
+    stack = ("cutout", "blurpool", "mixup")
+    plot_curves([make_record("25k", config={"techniques": ("cutout",)}),
+                 make_record(config={"techniques": stack}), make_record("143k-dw"),
+                 make_record("143k-dw", config={"techniques": stack})], ax)
+    assert [label for label in legend_of(ax) if "paper" in label] == ["paper: 79.90 %",
+                                                                      "paper: 86.08 %"]
 
 
 def test_curves_beside_techniques_are_coloured_by_technique_and_named_with_the_papers_value(make_record, ax):
@@ -233,10 +285,13 @@ def test_curves_beside_techniques_are_coloured_by_technique_and_named_with_the_p
             make_record(config={"techniques": ("blurpool", "squeeze_excite", "swa")}),
             make_record(config={"techniques": ("cutout", "mixup")})]
     plot_curves(runs, ax)
-    assert legend_of(ax) == ["1.5K-DW, 1 seed", "paper: 98.35 %", "1.5K-DW, BlurPool, 2 seeds", "paper: 99.21 %",
-                             "1.5K-DW, BlurPool + Squeeze-and-Excite + SWA, 1 seed", "paper: 99.20 %",
-                             "1.5K-DW, Cutout + Mixup, 1 seed"]
-    assert line_labelled(ax, "1.5K-DW, BlurPool, 2 seeds").get_color() == TECHNIQUE_COLORS["blurpool"]
+    assert legend_of(ax) == [
+        "1.5K-DW, 1 seed", "paper: 98.35 %", "1.5K-DW, BlurPool, 2 seeds", "paper: 99.21 %",
+        "1.5K-DW, BlurPool + Squeeze-and-Excite + SWA, 1 seed", "paper: 99.20 %",
+        "1.5K-DW, Cutout + Mixup, 1 seed"]
+    blurpool = line_labelled(ax, "1.5K-DW, BlurPool, 2 seeds")
+    assert blurpool.get_color() == TECHNIQUES["blurpool"].color
+    assert line_labelled(ax, "1.5K-DW, Cutout + Mixup, 1 seed").get_color() == "0.2"
     assert line_labelled(ax, "1.5K-DW, 1 seed").get_color() == "0.55"
 
 
@@ -247,7 +302,8 @@ def test_gains_are_drawn_with_two_standard_errors_beside_the_papers(write_record
     plot_gains(table, ax)
     gain = table["gain"][2]
     bar, steady = ax.containers
-    assert (bar.get_label(), steady.get_label()) == ("ours, last epoch", "ours, fresh statistics")
+    assert [bar.get_label(), steady.get_label()] == ["ours, last epoch", "ours, fresh statistics"]
+    assert {one[0].get_color() for one in (bar, steady)} == {TECHNIQUES["cutout"].color}
     (left, _), (right, _) = bar.lines[2][0].get_segments()[0]
     assert (right - left) / 4 == pytest.approx(gain.standard_error)
     assert (right + left) / 2 == pytest.approx(gain.points) == pytest.approx(0.65)

@@ -1,13 +1,19 @@
-"""The repository itself: pins, make targets, layout."""
+"""The repository itself: dependencies, make targets, layout."""
 
+import ast
+import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import effcnn_helpers
 from effcnn_helpers.cli import main
@@ -15,8 +21,13 @@ from effcnn_helpers.cli import main
 ROOT = Path(__file__).parent.parent
 AT_THE_TOP = {
     "README.md", "environment.yml", "notebooks", "effcnn_helpers", "figures", "tests", "pyproject.toml", "Makefile",
-    "LICENSE", ".ci", ".gitignore", ".gitattributes", "CITATION.cff"}
+    "LICENSE", ".ci", ".gitignore", ".gitattributes", "CITATION.cff", "requirements.lock", "requirements-all.lock",
+    "CONTRIBUTING.md"}
 TARGETS = {"notebooks", "test", "lab", "refresh", "figures", "results"}
+NOT_IMPORTED = {
+    "ipykernel": "runs the notebooks", "ipywidgets": "draws tqdm's bars", "jupyterlab": "make lab",
+    "furo": "make book", "mypy": "make test", "myst-nb": "make book", "nbval": "make test",
+    "pytest-cov": "make test", "ruff": "make test"}
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +42,105 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def test_environment_for_conda_repeats_the_pins(project):
+def requirements(project: dict, *extras: str) -> list[Requirement]:
+    """The project's own dependencies and those of the extras, or of all when none is named."""
+    optional = project["optional-dependencies"]
+    lines = sum((optional[extra] for extra in extras or optional), project["dependencies"])
+    return [Requirement(line) for line in lines]
+
+
+def locked(name: str) -> dict[str, set[str]]:
+    """Package: versions (several where they differ by Python or system). Every line must fit."""
+    text = (ROOT / name).read_text(encoding="utf-8").removeprefix("-r requirements.lock\n")
+    versions: dict[str, set[str]] = {}
+    for entry in re.split(r"\n(?=\S)", text.rstrip("\n")):
+        first, *hashes = entry.split(" \\\n")
+        package, version = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)(?: ; .+)?", first).groups()
+        assert hashes, entry
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), entry
+        versions.setdefault(package, set()).add(version)
+    return versions
+
+
+def test_environment_for_conda_installs_the_project(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    assert environment["name"] == "effcnn" and environment["channels"] == ["conda-forge"]
-    python, pip, pinned = environment["dependencies"]
+    python, pip, rest = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
-    extras = project["optional-dependencies"]
-    assert pinned == {"pip": project["dependencies"] + extras["deploy"] + extras["dev"]}
+    [project_itself] = rest["pip"]
+    [extras] = re.findall(r"^-e \.\[([a-z,]+)\]$", project_itself)
+    assert set(extras.split(",")) == {"deploy", "lab"} <= set(project["optional-dependencies"])
 
 
-def test_every_dependency_has_an_exact_pin(project):
-    for requirement in sum(project["optional-dependencies"].values(), project["dependencies"]):
-        assert re.fullmatch(r"[a-z0-9-]+==[0-9]+(\.[0-9]+)+", requirement), requirement
+def test_every_dependency_is_a_range(project):
+    for requirement in requirements(project):
+        signs = {specifier.operator for specifier in requirement.specifier}
+        exact = {"=="} if requirement.name == "mosaicml" else {">=", "<"}
+        assert signs == exact or requirement.name in ("furo", "packaging") and signs == {">="}, requirement
+
+
+@pytest.mark.parametrize("lock, extras", [("requirements.lock", ("deploy", "lab")),
+                                          ("requirements-all.lock", ("test", "book"))])
+def test_lock_files_hold_what_pyproject_asks_for(project, lock, extras):
+    versions = locked("requirements.lock")
+    if lock == "requirements-all.lock":
+        more = locked(lock)
+        assert not set(more) & set(versions), "requirements-all.lock adds to the other one: make lock"
+        versions |= more
+    for requirement in requirements(project, *extras):
+        found = versions.get(requirement.name, set())
+        assert found and all(version in requirement.specifier for version in found), f"{requirement}: make lock"
+
+
+def test_learners_install_neither_tests_nor_book(project):
+    optional = project["optional-dependencies"]
+    others = {Requirement(line).name for line in optional["test"] + optional["book"]}
+    needed_anyway = {"beautifulsoup4", "pyyaml"}  # by nbconvert, Composer
+    assert others & set(locked("requirements.lock")) == needed_anyway
+
+
+def test_torch_of_the_lock_and_the_newest_tested_one_are_in_range(project):
+    ranges = {requirement.name: requirement.specifier for requirement in requirements(project)}
+    newest = re.findall(r"(torch\w*)==([\d.]+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert [name for name, _ in newest] == ["torch", "torchvision"]
+    for name, version in newest:
+        assert version in ranges[name] and {version} != locked("requirements.lock")[name]
+
+
+def imported(paths) -> set[str]:
+    """The packages, as pip names them, that Python files import."""
+    modules = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(node.module.split(".")[0])
+    modules -= set(sys.stdlib_module_names) | {"effcnn_helpers"}
+    owners = importlib.metadata.packages_distributions()
+    return {owners[module][0].lower().replace("_", "-") for module in modules if module in owners}
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_used(project):
+    package, tests = (list((ROOT / folder).rglob("*.py")) for folder in ("effcnn_helpers", "tests"))
+    named = {requirement.name for requirement in requirements(project)}
+    assert imported(package) <= named
+    by_name = {Requirement(line).name for line in project["optional-dependencies"]["deploy"]}
+    assert named == imported(package + tests) & named | by_name | set(NOT_IMPORTED)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize("given, shown", [
+    ("/a/My Drive", "/a/My Drive"), ("My Drive", "{folder}/My Drive"), ("data", "{folder}/data"),
+    ("~/data", "~/data"), ("D:/My Data", "D:/My Data")])
+@pytest.mark.parametrize("by", ["environment", "argument"])
+def test_make_hands_down_a_data_folder_with_blanks(given, shown, by, tmp_path):
+    (tmp_path / "show.mk").write_text(f'include {ROOT}/Makefile\nshow:\n\t@echo "$$EFFCNN_DATA_DIR"\n')
+    setting = f"EFFCNN_DATA_DIR={given}"
+    command = ["make", "-f", "show.mk", "show", *([setting] if by == "argument" else [])]
+    environment = {key: value for key, value in os.environ.items() if key != "EFFCNN_DATA_DIR"}
+    environment |= {"EFFCNN_DATA_DIR": given} if by == "environment" else {}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == shown.format(folder=tmp_path)
 
 
 def make_targets() -> dict[str, str]:
@@ -127,7 +225,7 @@ def test_no_tracked_file_is_large(tracked):
 
 def test_the_package_says_what_each_of_its_modules_is_for():
     modules = {path.stem for path in (ROOT / "effcnn_helpers").glob("[a-z]*.py")}
-    assert modules | {"cli"} == set(re.findall(r"`([a-z_]+)`", effcnn_helpers.__doc__))
+    assert modules | {"cli", "maintain"} == set(re.findall(r"`([a-z_]+)`", effcnn_helpers.__doc__))
 
 
 def test_notebooks_and_what_they_import_do_without_the_commands():

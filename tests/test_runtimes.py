@@ -1,16 +1,22 @@
-import importlib
+import importlib.metadata
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from effcnn_helpers import runtimes
-from effcnn_helpers.data import load_images, normalise
+from effcnn_helpers.batches import normalise
+from effcnn_helpers.datasets import load_images
+from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import count_parameters
-from effcnn_helpers.recipes import RunConfig
+from effcnn_helpers.recipes import table_run
+from effcnn_helpers.records import build_network, read_network, table_runs
 from effcnn_helpers.runtimes import RUNTIMES, RuntimeMissingError, prepare, sizes
-from effcnn_helpers.training import build_network
+
+RECORDED = Path(runtimes.__file__).parent / "recorded"
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +24,7 @@ def cases():
     """Two networks with statistics of their own, their images, and logits by plain PyTorch."""
     found = {}
     for model, techniques in (("1.5k-dw", ()), ("143k-dw", ("blurpool", "squeeze_excite"))):
-        config = RunConfig(model, techniques=techniques)
+        config = table_run(model, techniques=techniques)
         x = normalise(load_images(config.dataset).test.x[:40], config.dataset)
         torch.manual_seed(0)
         network = build_network(config)
@@ -41,11 +47,16 @@ def test_runtime_computes_what_plain_pytorch_computes(runtime, model, cases):
     torch.testing.assert_close(kept, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
 
 
-def test_int8_is_near_and_not_the_same(cases):
-    network, x, logits = cases["1.5k-dw"]
-    quantised = prepare("int8", network, x)(x)
-    difference = (quantised - logits).abs().max() / logits.abs().max()
-    assert 1e-4 < difference < 0.2
+def test_int8_answers_nearly_as_the_trained_network_does(digits):
+    # How near the logits are differs between processors: without VNNI instructions sums may saturate.
+    [first, *_] = table_runs("1.5k-dw", root=RECORDED)
+    network = read_network(first, RECORDED)
+    x = normalise(digits.test.x, "mnist")
+    with torch.inference_mode():
+        logits = network(x)
+    quantised = prepare("int8", network, x[:300])(x)
+    assert (quantised.argmax(dim=1) == logits.argmax(dim=1)).double().mean() > 0.97
+    assert (quantised - logits).abs().max() > 1e-3 * logits.abs().max()
 
 
 def test_preparing_leaves_the_network_as_it_is(cases):
@@ -57,17 +68,37 @@ def test_preparing_leaves_the_network_as_it_is(cases):
     assert not network.training
 
 
-def test_unknown_and_missing_runtimes_are_named(cases, monkeypatch):
+def test_unknown_runtime_is_named(cases):
     network, x, _ = cases["1.5k-dw"]
-    with pytest.raises(ValueError, match="runtime is 'tensorrt'; use one of eager, "):
+    with pytest.raises(EffcnnError, match="runtime is 'tensorrt'; use one of eager, "):
         prepare("tensorrt", network, x)
 
-    def nothing(package):
-        raise ImportError(package)
 
-    monkeypatch.setattr(importlib, "import_module", nothing)
-    with pytest.raises(RuntimeMissingError, match=r"openvino is not installed; pip install -e '\.\[deploy\]'"):
+def test_missing_runtime_is_named_with_a_cure_for_this_python(tmp_path, monkeypatch):
+    """Also away from a checkout, where pip knows no extra of ours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not there
+    accepted = next(line.partition(";")[0] for line in importlib.metadata.requires("effcnn") if "openvino" in line)
+    with pytest.raises(RuntimeMissingError) as refusal:
         runtimes.required("openvino")
+    assert isinstance(refusal.value, EffcnnError)
+    command = shlex.join([sys.executable, "-m", "pip", "install", accepted.strip()])
+    assert str(refusal.value) == f"openvino is not installed; {command} brings it"
+
+
+@pytest.mark.parametrize("code, cause", [
+    ("raise ImportError('libopenvino.so: cannot open shared object file')", "ImportError: libopenvino.so: cannot open"),
+    ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    ("raise OSError('[WinError 126]')", "OSError: .WinError 126"),
+    ("import numpy; numpy.nothing", "AttributeError: module 'numpy' has no attribute 'nothing'"),
+])
+def test_runtime_that_is_installed_but_does_not_load_shows_the_cause(code, cause, tmp_path, monkeypatch):
+    (tmp_path / "brokenruntime.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeMissingError, match=f"brokenruntime is installed but does not load .{cause}") as refusal:
+        runtimes.required("brokenruntime")
+    assert "not installed" not in str(refusal.value)
+    assert "--force-reinstall brokenruntime may help" in str(refusal.value)
 
 
 def test_sizes_are_weights_and_overhead(cases):

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from effcnn_helpers.cli import main
-from effcnn_helpers.models import MODELS
+from effcnn_helpers.cli.results import results
+from effcnn_helpers.datasets import DATASETS
 from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
 from effcnn_helpers.tables import (
     combinations_in_one_line,
@@ -90,7 +90,7 @@ def tables_with(heading: str) -> list[tuple[Path, str]]:
 
 
 def test_readme_shows_the_current_tables(capsys):
-    assert main(["results", "--format", "markdown"]) == 0
+    assert results("markdown") == 0
     printed = capsys.readouterr().out.strip()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.search(r"<!-- python -m effcnn_helpers results .*? -->\n(.*?)<!-- end of results -->", text, re.DOTALL)
@@ -98,7 +98,7 @@ def test_readme_shows_the_current_tables(capsys):
 
 
 def test_tables_in_the_notebooks_show_the_recorded_accuracies():
-    expected = {model: row.to_list() for dataset in MODELS
+    expected = {model: row.to_list() for dataset in DATASETS
                 for model, row in worded(table_3(dataset)).iterrows()}
     seen = set()
     for path, html in tables_with("paper (KB)"):
@@ -145,7 +145,7 @@ def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
             assert text == combinations_in_one_line(), "make refresh"
         else:
             of_models |= dict(re.findall(r"([\d.]+K(?:-DW)?): ours (.*?), paper", text))
-    expected = {model: row["ours (%)"] for dataset in MODELS for model, row in worded(table_3(dataset)).iterrows()}
+    expected = {model: row["ours (%)"] for dataset in DATASETS for model, row in worded(table_3(dataset)).iterrows()}
     assert of_models == expected, "make refresh"
 
 
@@ -172,10 +172,10 @@ def test_the_tables_of_validation_runs_show_the_recorded_accuracies(dataset, ste
 
 
 def test_the_prose_was_read_since_a_verdict_or_an_effect_changed():
-    tables = [table_3(dataset) for dataset in MODELS]
+    tables = [table_3(dataset) for dataset in DATASETS]
     assert {row["model"]: row["verdict"] for table in tables for _, row in table.iterrows()} == VERDICTS_WHEN_READ
     rows = [("cifar10", row) for _, row in table_5().iterrows()]
-    rows += [(dataset, row) for dataset in MODELS for _, row in table_4(dataset).iterrows()]
+    rows += [(dataset, row) for dataset in DATASETS for _, row in table_4(dataset).iterrows()]
     effects = {(dataset, row["techniques"]): (row["verdict"], row["gain"].effect, row["fresh_gain"].effect)
                for dataset, row in rows if row["techniques"]}
     assert effects == EFFECTS_WHEN_READ

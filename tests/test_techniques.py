@@ -1,5 +1,8 @@
 """Each technique does what its name says, and the traps that Composer leaves open stay closed."""
 
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,27 +11,48 @@ import pytest
 import torch
 from torch import nn
 
-from effcnn_helpers.cli.recording import write_run
-from effcnn_helpers.data import BatchLoader, load_images
-from effcnn_helpers.models import IMAGE_SHAPES, build_model, count_parameters
+from effcnn_helpers.batches import BatchLoader
+from effcnn_helpers.datasets import load_images
+from effcnn_helpers.errors import EffcnnError
+from effcnn_helpers.models import Conv3x3, GapHead, build_model, count_parameters
 from effcnn_helpers.paper import TABLE_4, TABLE_5
-from effcnn_helpers.recipes import RunConfig, table_run
-from effcnn_helpers.records import read_network, read_run
+from effcnn_helpers.recipes import Recipe, RunConfig, table_run
+from effcnn_helpers.records import build_network, read_network, read_run, write_run
 from effcnn_helpers.techniques import (
+    SWA_RATE,
+    SWA_START,
     TECHNIQUES,
+    Technique,
     add_to_network,
     check_techniques,
     in_order,
     labels_of,
     make_algorithms,
     one_cycle,
+    squeeze_excite,
+    technique_of,
 )
-from effcnn_helpers.training import build_network, make_optimizer, predict, train
+from effcnn_helpers.training import make_optimizer, make_scheduler, predict, train, train_own
+
+PLAIN = Recipe("plain", epochs=1)
+FALLING = Recipe("falling", epochs=4, weight_decay=0.01, schedule="linear", rise=0.2,
+                 augmentation=("flip", "crop"))
 
 
 @pytest.fixture(scope="module")
 def small(tiny):
-    return replace(tiny, epochs=4)
+    """Four epochs of two batches."""
+    return replace(tiny, recipe=replace(tiny.recipe, epochs=4))
+
+
+@pytest.fixture(scope="module")
+def trained(digits) -> Callable:
+    """A function from a configuration to its (record, network), each trained once for all tests here."""
+    return functools.cache(lambda config: train(config, digits, threads=1))
+
+
+def config_of(model: str, *techniques: str, recipe: Recipe = PLAIN) -> RunConfig:
+    return RunConfig(model, "cifar10" if model.startswith("143k") else "mnist", recipe, techniques)
 
 
 def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,17 +68,57 @@ def assert_equal_state(first: nn.Module, second: nn.Module) -> None:
 # Names, order, combinations
 
 
+def test_entries_are_the_papers_eight_under_names_labels_and_colours_of_their_own():
+    assert list(TECHNIQUES) == ["one_cycle_lr", "cutout", "blurpool", "squeeze_excite", "mixup",
+                                "label_smoothing", "sam", "swa"]
+    for name, entry in TECHNIQUES.items():
+        assert entry.name == name and technique_of(name) is entry
+    for field in ("label", "abbreviation", "color"):
+        assert len({getattr(entry, field) for entry in TECHNIQUES.values()}) == 8
+
+
+def test_every_entry_acts_somewhere():
+    hooks = ("change_network", "algorithm", "wrap_optimizer", "schedule")
+    acting = {name: [hook for hook in hooks if getattr(entry, hook)] for name, entry in TECHNIQUES.items()}
+    assert acting == {
+        "one_cycle_lr": ["schedule"], "cutout": ["algorithm"], "blurpool": ["change_network"],
+        "squeeze_excite": ["change_network"], "mixup": ["algorithm"], "label_smoothing": ["algorithm"],
+        "sam": ["wrap_optimizer"], "swa": ["algorithm", "schedule"]}
+
+
+def test_one_cycle_and_swa_bring_a_run_to_rest_and_nothing_else_does():
+    resting = {name for name in TECHNIQUES if config_of("1.5k-dw", name).comes_to_rest}
+    assert resting == {"one_cycle_lr", "swa"}
+    assert config_of("1.5k-dw", "mixup", "sam", "swa").comes_to_rest
+    assert not config_of("1.5k-dw", "mixup", "sam").comes_to_rest
+    assert not config_of("1.5k-dw").comes_to_rest
+    assert config_of("1.5k-dw", recipe=FALLING).comes_to_rest
+
+
 @pytest.mark.parametrize("techniques, complaint", [
-    (("cutmix",), "unknown technique 'cutmix'; the techniques of the paper are one_cycle_lr, cutout,.* swa"),
+    (("cutmix",), "unknown technique 'cutmix'; the techniques are one_cycle_lr, cutout,.* swa"),
     (("mixup", "cutout"), r"write each once and in this order: \('cutout', 'mixup'\)"),
     (("sam", "sam"), r"write each once and in this order: \('sam',\)"),
-    (("one_cycle_lr", "swa"), "one_cycle_lr and swa contradict each other"),
+    (("one_cycle_lr", "swa"), "one_cycle_lr and swa contradict each other: SWA averages what .*; leave one"),
+    (("one_cycle_lr", "mixup", "sam", "swa"), "one_cycle_lr and swa contradict each other"),
 ])
 def test_unknown_and_senseless_techniques_are_refused(techniques, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(EffcnnError, match=complaint):
         check_techniques(techniques)
-    with pytest.raises(ValueError, match=complaint):
-        RunConfig("1.5k-dw", techniques=techniques)
+    with pytest.raises(EffcnnError, match=complaint):
+        config_of("1.5k-dw", *techniques)
+
+
+def test_two_schedules_are_refused_and_so_is_what_an_entry_excludes(monkeypatch):
+    monkeypatch.setitem(TECHNIQUES, "restarts", Technique(
+        "restarts", "Restarts", "R", "black", excludes={"sam": "they are enemies"},
+        schedule=lambda optimizer, recipe, steps: one_cycle(optimizer, recipe.learning_rate, steps)))
+    check_techniques(("cutout", "mixup", "restarts"))
+    for other in ("one_cycle_lr", "swa"):
+        with pytest.raises(EffcnnError, match=f"{other} and restarts each bring a learning rate schedule"):
+            check_techniques((other, "restarts"))
+    with pytest.raises(EffcnnError, match="restarts and sam contradict each other: they are enemies"):
+        check_techniques(("sam", "restarts"))
 
 
 def test_every_row_of_the_papers_tables_can_be_asked_for_in_the_papers_order():
@@ -82,14 +146,17 @@ def stop_after_third_epoch(rows):
 
 COMBINATIONS = [*((name,) for name in TECHNIQUES), ("cutout", "blurpool", "mixup", "label_smoothing", "sam", "swa"),
                 ("one_cycle_lr", "sam")]
+SGD, ADAM = Recipe("sgd", epochs=4), Recipe("adam", epochs=4, optimizer="adam", learning_rate=0.003)
 
 
-@pytest.mark.parametrize("techniques, optimizer, learning_rate", [
-    *((techniques, "sgd", 0.1) for techniques in COMBINATIONS),
-    *((techniques, "adam", 0.003) for techniques in COMBINATIONS if {"sam", "one_cycle_lr"} & set(techniques))])
-def test_stopped_run_goes_on_to_the_same_weights(techniques, optimizer, learning_rate, small, digits, tmp_path):
-    config = replace(small, techniques=techniques, optimizer=optimizer, learning_rate=learning_rate)
-    whole, network = train(config, digits, threads=1)
+@pytest.mark.parametrize("techniques, recipe", [
+    *((techniques, SGD) for techniques in COMBINATIONS),
+    *((techniques, ADAM) for techniques in COMBINATIONS if {"sam", "one_cycle_lr"} & set(techniques)),
+    *((techniques, FALLING) for techniques in ((), ("swa",), ("mixup", "sam")))],
+    ids=lambda value: value.name if isinstance(value, Recipe) else "+".join(value) or "baseline")
+def test_stopped_run_goes_on_to_the_same_weights(techniques, recipe, small, digits, trained, tmp_path):
+    config = replace(small, techniques=techniques, recipe=recipe)
+    whole, network = trained(config)
     with pytest.raises(Stop):
         train(config, digits, checkpoints=tmp_path, threads=1, on_epoch=stop_after_third_epoch)
     resumed, network_resumed = train(config, digits, checkpoints=tmp_path, threads=1)
@@ -99,22 +166,45 @@ def test_stopped_run_goes_on_to_the_same_weights(techniques, optimizer, learning
     assert whole.epochs[-1]["test_accuracy_percent"] == pytest.approx(whole.accuracy_percent, abs=1e-4)
     assert whole.parameters == count_parameters(network)
 
-    baseline, network_baseline = train(replace(config, techniques=()), digits, threads=1)
-    assert [row["train_loss"] for row in whole.epochs] != [row["train_loss"] for row in baseline.epochs] or any(
-        not torch.equal(weights, network_baseline.get_parameter(name))
-        for name, weights in network.named_parameters())
+    if techniques:
+        baseline, network_baseline = trained(replace(config, techniques=()))
+        assert [row["train_loss"] for row in whole.epochs] != [row["train_loss"] for row in baseline.epochs] or any(
+            not torch.equal(weights, network_baseline.get_parameter(name))
+            for name, weights in network.named_parameters())
 
 
 @pytest.mark.parametrize("techniques", [("blurpool",), ("squeeze_excite",), ("blurpool", "squeeze_excite", "swa")])
-def test_recorded_network_with_techniques_is_read_back_whole(techniques, small, digits, tmp_path):
-    record, network = train(replace(small, epochs=1, techniques=techniques), digits, threads=1)
+def test_recorded_network_with_techniques_is_read_back_whole(techniques, small, digits, trained, tmp_path):
+    config = replace(small, recipe=PLAIN, techniques=techniques)
+    record, network = trained(config)
     folder = write_run(record, network, tmp_path)
-    assert folder == tmp_path / "mnist/1.5k-dw" / "+".join(techniques) / "seed0"
+    assert folder == tmp_path / config.name and "+".join(techniques) in folder.parts
     again = read_run(folder)
     assert again == record
     images = digits.test.first(50)
     torch.testing.assert_close(predict(read_network(again, tmp_path), images, "mnist"),
                                predict(network, images, "mnist"), atol=1e-5, rtol=0)
+
+
+class Counted(nn.Sequential):
+    """Counts how often a batch passes through any copy of it while it trains."""
+
+    passes = 0
+
+    def forward(self, x):
+        Counted.passes += self.training and torch.is_grad_enabled()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("techniques", [(), *((name,) for name in TECHNIQUES), ("mixup", "sam", "swa")])
+def test_a_step_passes_its_batch_as_often_as_the_entry_says(techniques, digits):
+    network = Counted(OrderedDict(conv1=Conv3x3(1, 8), conv2=Conv3x3(8, 8), pool=nn.MaxPool2d(2), head=GapHead(8)))
+    before = Counted.passes
+    recipe = Recipe("counted", epochs=2, batch_size=16)
+    record, _ = train_own(network, digits, recipe, techniques=techniques, train_images=32, test_images=20, threads=1)
+    steps = 4
+    assert Counted.passes - before == steps * record.config.passes
+    assert record.config.passes == (2 if "sam" in techniques else 1)
 
 
 # One Cycle
@@ -139,14 +229,15 @@ def test_one_cycle_rises_for_half_of_the_steps_and_falls_below_its_start():
 
 def test_one_cycle_refuses_a_run_too_short_for_a_cycle():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=9.0, momentum=0.9)
-    with pytest.raises(ValueError, match="3 steps or more, and this run has 2"):
+    with pytest.raises(EffcnnError, match="3 steps or more, and this run has 2"):
         one_cycle(optimizer, highest_rate=0.1, steps=2)
     one_cycle(optimizer, highest_rate=0.1, steps=3)
 
 
-def test_one_cycle_is_stepped_after_every_batch(small, digits):
+@pytest.mark.parametrize("recipe", [SGD, FALLING], ids=lambda recipe: recipe.name)
+def test_one_cycle_takes_the_recipes_place_and_is_stepped_after_every_batch(recipe, small, trained):
     """Stepped once an epoch, Composer's way with torch's schedulers, the rate would never leave its start."""
-    record, _ = train(replace(small, techniques=("one_cycle_lr",)), digits, threads=1)
+    record, _ = trained(replace(small, recipe=recipe, techniques=("one_cycle_lr",)))
     batches = 2
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
     schedule = one_cycle(optimizer, 0.1, 4 * batches)
@@ -182,27 +273,58 @@ def test_cutout_removes_at_most_ten_by_ten_pixels_and_mostly_exactly_that(side):
 
 @pytest.mark.parametrize("model, pools", [("1.5k-dw", 2), ("143k-dw", 3)])
 def test_blurpool_replaces_every_max_pool_and_adds_no_parameter(model, pools):
-    network = build_network(RunConfig(model, techniques=("blurpool",)))
+    network = build_network(config_of(model, "blurpool"))
     kinds = [type(module).__name__ for module in network.modules()]
     assert kinds.count("BlurMaxPool2d") == pools and "MaxPool2d" not in kinds
     assert count_parameters(network) == count_parameters(build_model(model))
 
 
-@pytest.mark.parametrize("model, parameters", [("1.5k-dw", 1_842), ("143k-dw", 190_628)])
-def test_squeeze_excite_inserts_blocks_and_their_parameters_are_counted(model, parameters):
-    network = build_network(RunConfig(model, techniques=("squeeze_excite",)))
-    assert sum(type(module).__name__ == "SqueezeExcite2d" for module in network.modules()) > 0
+@pytest.mark.parametrize("model, least, parameters", [("1.5k-dw", 8, 1_842), ("143k-dw", 16, 190_628)])
+def test_squeeze_excite_follows_every_convolution_as_wide_as_the_first(model, least, parameters):
+    network = build_network(config_of(model, "squeeze_excite"))
+    wide = {name for name, layer in build_model(model).named_modules()
+            if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= least}
+    followed = {name for name, module in network.named_modules() if type(module).__name__ == "SqueezeExciteConv2d"}
+    assert followed == wide and followed
+    assert ("head.classifier" in followed) == (least == 8)
     assert count_parameters(network) == parameters
 
 
-@pytest.mark.parametrize("techniques, network, problem", [
-    (("blurpool",), nn.Sequential(nn.Conv2d(1, 8, 3)), "blurpool found no max-pool"),
-    (("squeeze_excite",), nn.Sequential(nn.Conv2d(1, 8, 3)), "found no convolution with 8 or more channels in and out"),
+@pytest.mark.parametrize("techniques, layers, problem", [
+    (("blurpool",), [nn.Conv2d(1, 8, 3)], "blurpool found no max-pool"),
+    (("squeeze_excite",), [nn.Conv2d(1, 8, 3)], "found no convolution with 8 or more channels in and out"),
+    (("squeeze_excite",), [nn.Flatten(), nn.Linear(4, 2)], "squeeze_excite found no convolution"),
+    (("blurpool", "squeeze_excite"), [nn.Conv2d(1, 8, 3), nn.MaxPool2d(2)], "squeeze_excite found no convolution"),
+    (("blurpool", "squeeze_excite"), [nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)], "blurpool found no max-pool"),
 ])
-@pytest.mark.filterwarnings("ignore:Applying BlurPool did not change any layers")
-def test_technique_that_would_change_nothing_is_refused(techniques, network, problem):
-    with pytest.raises(ValueError, match=problem):
-        add_to_network(network, techniques, "mnist")
+@pytest.mark.filterwarnings("ignore:Applying (BlurPool|SqueezeExcite) did not change any layers")
+def test_technique_that_would_change_nothing_is_refused_and_the_network_stays_as_it_is(techniques, layers, problem):
+    network = nn.Sequential(*layers)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.get_rng_state()
+    with pytest.raises(EffcnnError, match=problem):
+        add_to_network(network, techniques)
+    assert list(network) == layers, "the very same layers"
+    assert network.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_trial_of_a_change_does_not_move_the_weights_that_are_drawn():
+    torch.manual_seed(0)
+    directly = build_model("1.5k-dw")
+    squeeze_excite(directly)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    added = build_network(config_of("1.5k-dw", "squeeze_excite"))
+    assert_equal_state(directly, added)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_network_is_changed_in_place():
+    network = build_model("1.5k-dw")
+    assert add_to_network(network, ("cutout", "blurpool")) is network
+    assert type(network.maxpool1).__name__ == "BlurMaxPool2d"
 
 
 @pytest.mark.parametrize("techniques", [("blurpool",), ("squeeze_excite",), ("cutout", "mixup")])
@@ -210,7 +332,7 @@ def test_techniques_leave_the_baselines_initial_weights_alone(techniques):
     torch.manual_seed(0)
     plain = list(build_model("1.5k-dw").parameters())
     torch.manual_seed(0)
-    network = build_network(RunConfig("1.5k-dw", techniques=techniques))
+    network = build_network(config_of("1.5k-dw", *techniques))
     changed = dict(network.named_parameters())
     kept = [changed[name] for name in changed if ".se." not in name]
     assert len(kept) == len(plain) and all(map(torch.equal, kept, plain))
@@ -238,13 +360,16 @@ def test_mixup_blends_hard_labels_and_smoothing_comes_after():
     torch.testing.assert_close(state.batch[1], 0.9 * blended + 0.01)
 
 
-def test_label_smoothing_keeps_a_confident_network_from_zero_loss(small, digits):
-    plain, _ = train(replace(small, epochs=1), digits, threads=1)
-    smooth, _ = train(replace(small, epochs=1, techniques=("label_smoothing",)), digits, threads=1)
-    # The first batch is the same in both, so the losses differ by the smoothing, not by chance.
-    assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
-    # The test loss is measured on hard labels either way.
-    assert smooth.epochs[0]["test_loss"] < 10
+def test_label_smoothing_acts_on_the_training_loss_alone(small, digits, trained):
+    """One step: its loss is that of the first weights with smoothed labels, the test loss that of hard ones."""
+    record, network = trained(replace(small, recipe=PLAIN, techniques=("label_smoothing",), train_images=64))
+    torch.manual_seed(small.seed)
+    first = build_model("1.5k-dw").to(memory_format=torch.channels_last).train()
+    [(x, y)] = BatchLoader(digits.train.first(64), "mnist", 128, shuffle=True, seed=small.seed)
+    smoothed = nn.functional.cross_entropy(first(x), y, label_smoothing=0.1).item()
+    hard = nn.functional.cross_entropy(predict(network, digits.test.first(200), "mnist"), digits.test.y[:200]).item()
+    assert record.epochs[0]["train_loss"] == pytest.approx(smoothed, abs=1e-5)
+    assert record.epochs[0]["test_loss"] == pytest.approx(hard, abs=1e-5)
 
 
 # SAM
@@ -267,7 +392,7 @@ def sam_step(config: RunConfig, network: nn.Module, x: torch.Tensor, y: torch.Te
 
 @pytest.fixture
 def sam_case(digits):
-    config = RunConfig("1.5k-dw", learning_rate=0.1, techniques=("sam",))
+    config = config_of("1.5k-dw", "sam")
     torch.manual_seed(5)
     x, y = next(iter(BatchLoader(digits.train.first(32), "mnist", 32)))
     return config, build_network(config).train(), x, y
@@ -317,11 +442,11 @@ def test_sams_second_pass_sees_the_same_random_numbers(sam_case):
 # SWA
 
 
-def test_swa_ends_with_the_mean_of_the_last_epochs_and_fresh_statistics(small, digits):
+def test_swa_ends_with_the_mean_of_the_last_epochs_and_fresh_statistics(small, digits, trained):
     """Four epochs: from 75 % on means after epochs 3 and 4. Without SWA these epochs give the same weights."""
-    averaged = train(replace(small, techniques=("swa",)), digits, threads=1)[1]
-    third = weights_of(train(replace(small, epochs=3), digits, threads=1)[1])
-    last = train(small, digits, threads=1)[1]
+    averaged = trained(replace(small, techniques=("swa",)))[1]
+    third = weights_of(trained(replace(small, recipe=replace(small.recipe, epochs=3)))[1])
+    last = trained(small)[1]
     for name, parameter in averaged.named_parameters():
         mean = (third[name] + last.get_parameter(name).detach()) / 2
         torch.testing.assert_close(parameter.detach(), mean, atol=1e-6, rtol=1e-5, msg=name)
@@ -350,14 +475,43 @@ def test_swa_averages_to_the_very_end():
     assert (swa.swa_start.value, swa.swa_end.value, swa.swa_end.unit.value) == (0.75, 1.0, "dur")
 
 
+def rates_of(config: RunConfig, steps: int) -> list[float]:
+    """The learning rate of each of a run's steps."""
+    network = nn.Sequential(nn.Linear(2, 2))
+    optimizer = make_optimizer(config, network)
+    schedule = make_scheduler(config, optimizer, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def test_swa_averages_under_a_rate_that_fell_to_a_half_and_stays_there():
+    recipe = Recipe("falling", epochs=1, learning_rate=0.2, schedule="linear", rise=0.25)
+    rates = rates_of(config_of("1.5k-dw", "swa", recipe=recipe), 100)
+    assert rates[:25] == pytest.approx([0.2 * (step + 0.5) / 25 for step in range(25)])
+    assert rates[25:75] == pytest.approx([0.2 - 0.1 * (step + 0.5) / 50 for step in range(50)])
+    assert rates[75:] == pytest.approx([0.1] * 25)
+    assert (SWA_START, SWA_RATE) == (0.75, 0.5)
+    without = rates_of(config_of("1.5k-dw", recipe=recipe), 100)
+    assert without[25:] == pytest.approx([0.2 - 0.2 * (step + 0.5) / 75 for step in range(75)])
+
+
+def test_swa_leaves_a_constant_rate_as_it_is():
+    assert rates_of(config_of("1.5k-dw", "swa"), 20) == [0.1] * 20
+    rising = rates_of(config_of("1.5k-dw", "swa", recipe=replace(PLAIN, rise=0.5)), 20)
+    assert rising == pytest.approx([0.1 * (step + 0.5) / 10 for step in range(10)] + [0.1] * 10)
+
+
 @pytest.mark.parametrize("model", ["1.5k-dw", "143k-dw"])
 def test_every_combination_of_the_paper_trains_on_both_datasets(model, digits):
     """One epoch on few images: the network's shapes and Composer's events fit together."""
     images = digits if model == "1.5k-dw" else load_images("cifar10")
     for techniques in (*TABLE_5, ("blurpool", "squeeze_excite", "swa")):
-        config = RunConfig(model, train_images=64, batch_size=32, test_images=20, profile="smoke",
-                           techniques=in_order(techniques))
+        config = replace(config_of(model, *in_order(techniques), recipe=replace(PLAIN, batch_size=32)),
+                         train_images=64, test_images=20)
         record, network = train(config, images, threads=1)
         assert record.total == 20 and record.parameters == count_parameters(network)
         assert predict(network, images.test.first(2), config.dataset).shape == (2, 10)
-        assert config.dataset in IMAGE_SHAPES

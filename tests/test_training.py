@@ -1,36 +1,54 @@
 import copy
+import ctypes
 import json
 import os
 import pickle
+import platform
 import random
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from effcnn_helpers import plots, tables
+from effcnn_helpers.batches import BatchLoader, normalise
 from effcnn_helpers.cli import recording
-from effcnn_helpers.cli.recording import train_or_load, unfinished_dir, write_run
-from effcnn_helpers.data import BatchLoader, DataError, Images, load_images, normalise
-from effcnn_helpers.machine import tune_allocator
-from effcnn_helpers.models import build_model
-from effcnn_helpers.recipes import RECIPE_VERSION, RunConfig
-from effcnn_helpers.records import RecordError, read_network, read_run
-from effcnn_helpers.training import (
+from effcnn_helpers.cli.recording import train_or_load, unfinished_dir
+from effcnn_helpers.datasets import DataError, DatasetSpec, Images, dataset_from_arrays, load_images
+from effcnn_helpers.errors import EffcnnError
+from effcnn_helpers.machine import prepare, tune_allocator
+from effcnn_helpers.models import GapHead, build_model
+from effcnn_helpers.recipes import HEADLINE, RECIPES, Recipe, RunConfig
+from effcnn_helpers.records import (
     SCHEMA_VERSION,
+    RecordError,
+    read_network,
+    read_run,
+    weight_bytes,
+    write_run,
+)
+from effcnn_helpers.training import (
     fresh_correct,
     last_whole_checkpoint,
     predict,
     split_for,
     train,
-    weight_bytes,
+    train_own,
 )
+
+
+def by_recipe(config: RunConfig, **changes) -> RunConfig:
+    """The configuration with other values in its recipe."""
+    return replace(config, recipe=replace(config.recipe, **changes))
 
 
 def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
@@ -65,40 +83,242 @@ def test_weights_differ_from_where_training_started(tiny, tiny_run):
     assert not torch.equal(build_model(tiny.model).conv1.conv.weight, tiny_run[1].conv1.conv.weight)
 
 
-@pytest.mark.parametrize("optimizer, learning_rate", [("sgd", 0.1), ("adam", 0.003)])
-def test_training_is_the_plain_loop_that_the_notebooks_teach(optimizer, learning_rate, tiny, digits):
-    """Composer's Trainer against a loop in PyTorch alone: the same weights and losses, within 1e-6."""
-    config = replace(tiny, optimizer=optimizer, learning_rate=learning_rate, seed=4, train_images=300)
-    record, trained = train(config, digits, threads=1)
+# A recipe
 
-    torch.manual_seed(4)
-    network = build_model(config.model).to(memory_format=torch.channels_last)
-    if optimizer == "sgd":
-        update = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
+
+def rates_by_hand(recipe: Recipe, steps: int) -> list[float]:
+    """The rate in the middle of each step: up a straight line, then level or down to 0."""
+    rising = recipe.rise * steps
+    rates = []
+    for step in range(steps):
+        at = step + 0.5
+        if at < rising:
+            rates.append(recipe.learning_rate * at / rising)
+        elif recipe.schedule == "linear":
+            rates.append(recipe.learning_rate * (steps - at) / (steps - rising))
+        else:
+            rates.append(recipe.learning_rate)
+    return rates
+
+
+def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) -> list[float]:
+    """Train a network in PyTorch alone, as the notebooks teach it; returns the mean loss of each epoch."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        update = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     else:
-        update = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    loader = BatchLoader(digits.train.first(300), "mnist", 128, shuffle=True, seed=4)
-    train_losses, test_losses = [], []
-    for loader.epoch in range(2):
-        network.train()
+        update = torch.optim.Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999))
+    loader = BatchLoader(images, "mnist", recipe.batch_size, shuffle=True, seed=seed,
+                         augmentation=recipe.augmentation)
+    rates = iter(rates_by_hand(recipe, recipe.epochs * len(loader)))
+    losses = []
+    network.train()
+    for loader.epoch in range(recipe.epochs):
         loss_sum = 0.0
         for x, y in loader:
+            rate = next(rates)
+            for group in update.param_groups:
+                group["lr"] = rate
             loss = nn.functional.cross_entropy(network(x), y)
             update.zero_grad()
             loss.backward()
             update.step()
             loss_sum += loss.item() * len(y)
-        train_losses.append(loss_sum / 300)
-        network.eval()
-        with torch.no_grad():
-            logits = network(normalise(digits.test.x[:200], "mnist"))
-            test_losses.append(nn.functional.cross_entropy(logits, digits.test.y[:200]).item())
+        losses.append(loss_sum / len(images))
+    return losses
+
+
+@pytest.mark.parametrize("recipe", [
+    Recipe("constant", epochs=2),
+    Recipe("adam", epochs=2, optimizer="adam", learning_rate=0.003),
+    Recipe("falling", epochs=2, schedule="linear", rise=0.3),
+    Recipe("decayed", epochs=2, batch_size=64, momentum=0.5, weight_decay=0.05),
+    Recipe("adam falling", epochs=2, optimizer="adam", learning_rate=0.01, momentum=0.5, weight_decay=0.05,
+           schedule="linear"),
+    Recipe("augmented", epochs=2, rise=0.5, augmentation=("flip", "hole")),
+], ids=lambda recipe: recipe.name)
+def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digits):
+    """Composer's Trainer against a loop in PyTorch alone: the same weights and losses, within 1e-6.
+
+    By a network whose widths are multiples of 8, so that BatchNorm is torch's own (see batchnorm.py).
+    """
+    config = replace(tiny, model="25k", recipe=recipe, seed=4, train_images=300)
+    record, trained = train(config, digits, threads=1)
+
+    torch.manual_seed(4)
+    network = build_model(config.model).to(memory_format=torch.channels_last)
+    losses = plain_loop(network, recipe, digits.train.first(300), seed=4)
+    network.eval()
+    with torch.no_grad():
+        logits = network(normalise(digits.test.x[:200], "mnist"))
+    test_loss = nn.functional.cross_entropy(logits, digits.test.y[:200]).item()
 
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=0, msg=name)
-    assert [row["train_loss"] for row in record.epochs] == pytest.approx(train_losses, abs=1e-6)
-    assert [row["test_loss"] for row in record.epochs] == pytest.approx(test_losses, abs=1e-5)
+    assert [row["train_loss"] for row in record.epochs] == pytest.approx(losses, abs=1e-6)
+    assert record.epochs[-1]["test_loss"] == pytest.approx(test_loss, abs=1e-5)
     assert record.correct == (logits.argmax(dim=1) == digits.test.y[:200]).sum()
+    steps = len(BatchLoader(digits.train.first(300), "mnist", recipe.batch_size))
+    assert [row["learning_rate"] for row in record.epochs] == pytest.approx(
+        rates_by_hand(recipe, 2 * steps)[::steps])
+
+
+def test_folded_batchnorm_trains_as_torchs_own_to_rounding(tiny, tiny_run, digits):
+    """The smallest network has widths that are no multiples of 8, for which training has a BatchNorm of its own."""
+    torch.manual_seed(tiny.seed)
+    network = build_model(tiny.model).to(memory_format=torch.channels_last)
+    losses = plain_loop(network, tiny.recipe, digits.train.first(256), tiny.seed)
+    assert [row["train_loss"] for row in tiny_run[0].epochs] == pytest.approx(losses, abs=1e-3)
+    assert {type(module) for module in tiny_run[1].modules() if isinstance(module, nn.BatchNorm2d)} == {nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("recipe, factors", [
+    (Recipe("constant", epochs=1), {0: 1, 0.5: 1, 1: 1}),
+    (Recipe("constant", epochs=1, rise=0.2), {0: 0, 0.1: 0.5, 0.2: 1, 0.6: 1, 1: 1}),
+    (Recipe("linear", epochs=1, schedule="linear"), {0: 1, 0.25: 0.75, 1: 0}),
+    (Recipe("linear", epochs=1, schedule="linear", rise=0.2), {0: 0, 0.05: 0.25, 0.2: 1, 0.6: 0.5, 1: 0}),
+], ids=lambda value: value.name if isinstance(value, Recipe) else "")
+def test_factor_of_the_rate_at_the_start_the_rise_and_the_end(recipe, factors):
+    assert [recipe.factor(progress) for progress in factors] == pytest.approx(list(factors.values()))
+
+
+def test_factor_falls_to_another_end_and_stays_there():
+    recipe = Recipe("linear", epochs=1, schedule="linear", rise=0.2)
+    shares = [recipe.factor(at, falls_to=0.4, falls_until=0.7) for at in (0, 0.1, 0.2, 0.45, 0.7, 0.8, 1)]
+    assert shares == pytest.approx([0, 0.5, 1, 0.7, 0.4, 0.4, 0.4])
+    assert Recipe("constant", epochs=1).factor(0.9, falls_to=0.4, falls_until=0.7) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weight_decay_is_for_weights_of_several_dimensions_alone(optimizer):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    found = Recipe("decay", epochs=1, optimizer=optimizer, weight_decay=0.03).optimizer_for(network)
+    decay = {id(parameter): group["weight_decay"] for group in found.param_groups for parameter in group["params"]}
+    assert {name: decay[id(parameter)] for name, parameter in network.named_parameters()} == {
+        "0.weight": 0.03, "0.bias": 0, "1.weight": 0, "1.bias": 0, "3.weight": 0.03, "3.bias": 0}
+
+
+def test_optimizer_has_the_recipes_rate_and_momentum_for_every_parameter():
+    network = build_model("1.5k-dw")
+    for recipe in (Recipe("sgd", epochs=1, learning_rate=0.7, momentum=0.3, weight_decay=0.1),
+                   Recipe("adam", epochs=1, optimizer="adam", learning_rate=0.7, momentum=0.3)):
+        found = recipe.optimizer_for(network)
+        assert type(found) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[recipe.optimizer]
+        assert {group["lr"] for group in found.param_groups} == {0.7}
+        assert {group.get("momentum", group.get("betas")) for group in found.param_groups} == {
+            0.3 if recipe.optimizer == "sgd" else (0.3, 0.999)}
+        assert sorted(map(id, (p for group in found.param_groups for p in group["params"]))) == sorted(
+            map(id, network.parameters()))
+
+
+def test_augmentation_is_for_training_images_alone(tiny, digits):
+    """The run's last evaluation is that of its network on the images as they are, and so are its fresh statistics."""
+    config = by_recipe(tiny, epochs=1, augmentation=("flip", "crop", "affine", "hole"))
+    record, network = train(config, digits, threads=1)
+    plain, _ = train(by_recipe(tiny, epochs=1), digits, threads=1)
+    assert record.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
+    with torch.no_grad():
+        logits = network(normalise(digits.test.x[:200], "mnist"))
+    test_loss = nn.functional.cross_entropy(logits, digits.test.y[:200]).item()
+    assert record.epochs[0]["test_loss"] == pytest.approx(test_loss, abs=1e-5)
+    assert fresh_correct(network, config, digits) == fresh_correct(network, tiny, digits)
+
+
+# A network of one's own
+
+
+def own_network(classes: int = 10) -> nn.Module:
+    torch.manual_seed(12)
+    return nn.Sequential(OrderedDict(
+        first=nn.Conv2d(1, 8, 5), relu=nn.ReLU(), pool=nn.MaxPool2d(2), norm=nn.BatchNorm2d(8),
+        head=GapHead(8, classes)))
+
+
+OWN_RECIPE = Recipe("mine", epochs=2, batch_size=64, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def own_run(digits):
+    """(network as it was given, its weights before, record, trained network)"""
+    network = own_network()
+    before = copy.deepcopy(network.state_dict())
+    return network, before, *train_own(network, digits, OWN_RECIPE, "my net", seed=3, train_images=200,
+                                       test_images=150, threads=1)
+
+
+def test_own_network_stays_as_it_is_and_a_copy_is_trained_from_its_weights(own_run, digits):
+    network, before, _, trained = own_run
+    assert trained is not network and network.training and not trained.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    by_hand = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    plain_loop(by_hand, OWN_RECIPE, digits.train.first(200), seed=3)
+    for name, tensor in by_hand.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-6, rtol=0, msg=name)
+    assert not torch.equal(trained.first.weight, network.first.weight)
+
+
+def test_record_of_an_own_network_says_what_was_trained(own_run, digits):
+    network, _, record, trained = own_run
+    assert record.config == RunConfig("my net", "mnist", OWN_RECIPE, seed=3, train_images=200, test_images=150)
+    assert record.parameters == 8 * 25 + 8 + 16 + 80
+    predicted = predict(trained, digits.test.first(150), "mnist").argmax(dim=1)
+    assert record.correct == (predicted == digits.test.y[:150]).sum() and record.total == 150
+    assert record.fresh_correct == fresh_correct(trained, record.config, digits)
+    assert record.bytes == weight_bytes(trained)
+
+
+def test_record_of_an_own_network_works_in_plots_and_tables(own_run, make_record, tmp_path):
+    _, _, record, trained = own_run
+    figure, (left, right) = plt.subplots(1, 2)
+    plots.plot_curves([record, make_record("1.5k-dw")], left)
+    plots.plot_loss([record], right)
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    assert legend == ["my net, 1 seed", "1.5K-DW, 1 seed", "paper: 98.35 %"], "the paper knows nothing of it"
+    curve = next(line for line in left.lines if line.get_label() == "my net, 1 seed")
+    assert list(curve.get_ydata()) == [row["test_accuracy_percent"] for row in record.epochs]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["my net, train", "my net, test"]
+    plt.close(figure)
+
+    table = tables.endings([record])
+    assert list(table.loc[0]) == ["baseline", 3, round(record.accuracy_percent, 2), table.loc[0, "last five epochs"],
+                                  round(record.fresh_percent, 2)]
+    assert read_run(write_run(record, trained, tmp_path)) == record
+
+
+def test_own_network_takes_techniques_and_the_tables_recipe(digits):
+    network = own_network()
+    recipe = replace(RECIPES[HEADLINE, "mnist"], epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, (HEADLINE, "mnist"), recipe)
+        record, trained = train_own(network, digits, techniques=("mixup", "blurpool"), train_images=64,
+                                    test_images=50, threads=1)
+    assert record.config == RunConfig("own", "mnist", recipe, ("blurpool", "mixup"), 0, 64, 50)
+    assert type(trained.pool).__name__ == "BlurMaxPool2d" and type(network.pool) is nn.MaxPool2d
+    with pytest.raises(EffcnnError, match="squeeze_excite found no convolution"):
+        train_own(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), digits, recipe, techniques=("squeeze_excite",))
+
+
+def test_own_network_learns_from_a_dataset_of_ones_own():
+    """Without an entry anywhere: three classes of 6 x 6 pixels in two channels."""
+    spec = DatasetSpec("leaves", "Leaves", (2, 6, 6), ("oak", "ash", "elm"), mean=(0.5, 0.5), std=(0.3, 0.3))
+    y = np.arange(90) % 3
+    x = np.random.default_rng(0).integers(0, 100, (90, 6, 6, 2), dtype=np.uint8)
+    x[np.arange(90), 2 * y] += 150  # each class has a bright row of its own
+    leaves = dataset_from_arrays(spec, {"x_train": x[:60], "y_train": y[:60], "x_test": x[60:], "y_test": y[60:]},
+                                 "made up")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
+    record, trained = train_own(network, leaves, Recipe("mine", epochs=8, batch_size=20), threads=1)
+    assert record.correct == record.total == 30
+    assert (record.config.dataset, record.data["source"]) == ("leaves", "made up")
+    assert predict(trained, leaves.test, spec).shape == (30, 3)
+    with pytest.raises(EffcnnError, match=f"no recipe '{HEADLINE}' for leaves; the recipes are"):
+        train_own(network, leaves)
+
+
+# A record
 
 
 def test_composers_last_accuracy_is_the_recorded_one(tiny_run):
@@ -109,7 +329,7 @@ def test_composers_last_accuracy_is_the_recorded_one(tiny_run):
 def test_record_describes_its_run(tiny, digits, tiny_run):
     record, network = tiny_run
     assert record.config == tiny
-    assert (record.schema_version, record.recipe_version) == (SCHEMA_VERSION, RECIPE_VERSION["mnist"])
+    assert record.schema_version == SCHEMA_VERSION
     assert record.parameters == 1_560
     assert len(record.epochs) == 2 and [row["learning_rate"] for row in record.epochs] == [0.1, 0.1]
     assert record.data == {"source": digits.source, "real": False, "sha256": digits.sha256}
@@ -177,6 +397,18 @@ def test_on_epoch_is_called_with_the_rows_so_far(tiny, digits):
     assert seen == [record.epochs[:1], record.epochs]
 
 
+def test_threads_are_for_this_run_alone(tiny, digits):
+    prepare()  # whichever test is the first to train
+    torch.set_num_threads(2)
+    try:
+        inside = []
+        record, _ = train(by_recipe(tiny, epochs=1), digits, threads=1,
+                          on_epoch=lambda rows: inside.append(torch.get_num_threads()))
+        assert (inside, record.environment["threads"], torch.get_num_threads()) == ([1], 1, 2)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_progress_bar_shows_epochs_and_only_when_asked(tiny, digits, capsys, monkeypatch):
     train(tiny, digits, threads=1)
     assert capsys.readouterr().err == ""
@@ -189,8 +421,8 @@ def test_progress_bar_shows_epochs_and_only_when_asked(tiny, digits, capsys, mon
 
 
 def test_divergence_stops_the_run_and_names_epoch_and_learning_rate(tiny, digits):
-    config = replace(tiny, learning_rate=1e6, train_images=1_000)
-    with pytest.raises(RuntimeError, match=r"epoch \d, batch \d.*learning rate 1e\+06.*smaller") as stop:
+    config = replace(by_recipe(tiny, learning_rate=1e6), train_images=1_000)
+    with pytest.raises(EffcnnError, match=r"epoch \d, batch \d.*learning rate 1e\+06.*smaller") as stop:
         train(config, digits, threads=1)
     assert type(stop.value).__name__ == "DivergedError"
     assert "training loss" in str(stop.value) and ("nan" in str(stop.value) or "inf" in str(stop.value))
@@ -198,13 +430,13 @@ def test_divergence_stops_the_run_and_names_epoch_and_learning_rate(tiny, digits
 
 def test_divergence_in_the_very_last_step_is_noticed_too(tiny, digits):
     """The loss of that step is still finite; only the evaluation after it shows what became of the weights."""
-    config = replace(tiny, learning_rate=1e30, epochs=1, train_images=64)
-    with pytest.raises(RuntimeError, match=r"epoch 1.*learning rate 1e\+30"):
+    config = replace(by_recipe(tiny, learning_rate=1e30, epochs=1), train_images=64)
+    with pytest.raises(EffcnnError, match=r"epoch 1.*learning rate 1e\+30"):
         train(config, digits, threads=1)
 
 
 def test_dataset_of_another_kind_is_refused(tiny):
-    with pytest.raises(DataError, match="1.5k-dw is a mnist model, but the dataset given is cifar10"):
+    with pytest.raises(DataError, match="this is a run on mnist, but the dataset given is cifar10"):
         train(tiny, load_images("cifar10"))
 
 
@@ -215,7 +447,7 @@ def test_too_few_images_are_refused(field, count, tiny, digits):
 
 
 def test_splits_of_a_run(digits):
-    config = RunConfig("7k", train_images=3_000)
+    config = RunConfig("7k", "mnist", Recipe("plain", epochs=1), train_images=3_000)
     for evaluate_on, first_test_image, test_size in (("test", digits.test.x[0], 1_000),
                                                      ("validation", digits.train.x[3_334], 666)):
         train_images, test_images = split_for(replace(config, evaluate_on=evaluate_on), digits)
@@ -241,7 +473,7 @@ def stop_in_epoch(epoch: int):
 
 @pytest.fixture(scope="module")
 def longer(tiny):
-    return replace(tiny, epochs=4)
+    return by_recipe(tiny, epochs=4)
 
 
 @pytest.fixture(scope="module")
@@ -303,15 +535,15 @@ def test_run_killed_after_its_last_checkpoint_still_ends_well(longer, digits, un
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(recording, "write_run", killed)
         train_or_load(longer, digits, threads=1)
-    assert last_whole_checkpoint(unfinished_dir(longer, digits)).name == "ep4.pt"
+    assert last_whole_checkpoint(unfinished_dir(longer, digits.sha256)).name == "ep4.pt"
     record = train_or_load(longer, digits, threads=1, on_epoch=lambda rows: pytest.fail("trained again"))
     assert record.resumed
     assert_ends_like(undisturbed, record, read_network(record))
-    assert not unfinished_dir(longer, digits).exists()
+    assert not unfinished_dir(longer, digits.sha256).exists()
 
 
 def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, digits, tmp_path):
-    config = RunConfig("1.5k-dw", epochs=4, train_images=1_500, test_images=300, profile="smoke")
+    config = RunConfig("1.5k-dw", "mnist", Recipe("plain", epochs=4), train_images=1_500, test_images=300)
     with worker(config, tmp_path) as process:
         for line in process.stdout:
             if line.startswith("{") and json.loads(line)["epoch"] == 2:
@@ -319,7 +551,7 @@ def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, di
                 break
     assert process.returncode not in (0, 75)
     assert not (tmp_path / config.name).exists()
-    assert last_whole_checkpoint(unfinished_dir(config, digits)) is not None
+    assert last_whole_checkpoint(unfinished_dir(config, digits.sha256)) is not None
 
     with worker(config, tmp_path) as process:
         epochs = [json.loads(line)["epoch"] for line in process.stdout]
@@ -335,9 +567,8 @@ def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, di
 
 def test_importing_the_package_does_not_import_composer():
     """It takes seconds, and most of the package has no need of it."""
-    modules = ["paper", "models", "data", "techniques", "recipes", "training", "records", "tables", "plots", "latency",
-               "notebook", "cli",
-               "cli.results", "cli.verify", "cli.sweep", "cli.worker", "cli.figures"]
+    modules = ["paper", "models", "datasets", "batches", "techniques", "recipes", "training", "records", "statistics",
+               "tables", "plots", "latency", "notebook", "cli", "cli.results", "cli.verify", "cli.sweep", "cli.worker"]
     code = f"import sys, {', '.join(f'effcnn_helpers.{name}' for name in modules)}; print('composer' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"
@@ -365,6 +596,7 @@ def test_pickled_weights_are_refused_and_not_executed(save, tiny_run, tmp_path):
 
 
 def test_allocator_is_tuned_where_there_is_glibc(monkeypatch):
-    assert tune_allocator() in (True, False)
+    assert tune_allocator() == (platform.libc_ver()[0] == "glibc")
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("looked for mallopt"))
     assert tune_allocator() is False

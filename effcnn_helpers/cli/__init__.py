@@ -3,8 +3,13 @@
 from __future__ import annotations  # so that a Python that is too old can read this file, too
 
 import argparse
+import importlib
+import signal
 import sys
 from pathlib import Path
+
+from ..errors import EffcnnError
+from ..settings import signal_handlers_kept
 
 EXAMPLES = """examples:
   python -m effcnn_helpers doctor
@@ -25,91 +30,101 @@ EXAMPLES = """examples:
       the series as HTML pages with a table of contents, in build/book
 """
 
+MAINTAIN = ("book", "figures", "address")  # the commands that are in effcnn_helpers.maintain
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run one command. Returns the exit status: 0 fine, 1 failed, 2 misused."""
-    parser = argparse.ArgumentParser(prog="python -m effcnn_helpers", epilog=EXAMPLES,
-                                     description="Train, re-measure and show the recorded runs; run the notebooks.",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parse the command line and run one command.
+
+    Returns the exit status: 0 fine, 1 failed, 2 misused, 130 or 143 stopped. Only what a user can
+    mend ends in one line; a mistake of ours keeps its traceback.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m effcnn_helpers", epilog=EXAMPLES,
+        description="Train, re-measure and show the recorded runs; run the notebooks.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     commands.add_parser("doctor", help="check that this machine is ready for the series")
 
     sweep = commands.add_parser("sweep", help="train the runs that are not recorded yet")
     sweep.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
-                       help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, one with techniques "
-                       "such as 143k-dw/cutout+mixup, pilot-mnist, pilot-cifar10 (default: mnist)")
+                       help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, "
+                       "one with techniques such as 143k-dw/cutout+mixup, pilot-mnist, "
+                       "pilot-cifar10 (default: mnist)")
     sweep.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    sweep.add_argument("--recipe", default=argparse.SUPPRESS,
+                       help="how to train (default: as the tables do)")
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
-    sweep.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
+    sweep.add_argument("--threads", type=int, default=1,
+                       help="CPU threads of each run (default: %(default)s)")
     sweep.add_argument("--profile", choices=["full", "smoke"], default="full",
-                       help="smoke: tiny runs that only show that everything works (default: %(default)s)")
-    sweep.add_argument("--minutes", type=float, help="start nothing that cannot end within so many minutes, stop "
-                       "what still trains then; the next sweep goes on from there (default: no limit)")
-    sweep.add_argument("--out", type=Path, help="folder for the recorded runs (default: the package's own for the "
-                       "full profile, build/smoke-runs for smoke)")
+                       help="smoke: tiny runs that only show that everything works "
+                       "(default: %(default)s)")
+    sweep.add_argument("--minutes", type=float,
+                       help="start nothing that cannot end within so many minutes, stop what still "
+                       "trains then; the next sweep goes on from there (default: no limit)")
+    sweep.add_argument("--out", type=Path,
+                       help="folder for the recorded runs (default: the package's own for the full "
+                       "profile, build/smoke-runs for smoke)")
 
     verify = commands.add_parser("verify", help="re-measure the recorded runs from their weights")
-    verify.add_argument("--quick", action="store_true", help="seed 0 only, on the first 1,000 images")
+    verify.add_argument("--quick", action="store_true",
+                        help="seed 0 only, on the first 1,000 images")
 
     results = commands.add_parser("results", help="the paper's tables with ours beside them")
     results.add_argument("--format", choices=["terminal", "markdown", "json"], default="terminal")
 
     run = commands.add_parser("run", help="execute notebooks headless")
-    run.add_argument("numbers", nargs="*", metavar="NN", help="notebook numbers such as 01 (default: all)")
+    run.add_argument("numbers", nargs="*", metavar="NN",
+                     help="notebook numbers such as 01 (default: all)")
     run.add_argument("--profile", choices=["smoke", "live"], default="live")
-    run.add_argument("--in-place", action="store_true", help="write the outputs into the committed notebooks")
-    run.add_argument("--out", type=Path, default=Path("build/notebooks"), help="default: %(default)s")
+    run.add_argument("--in-place", action="store_true",
+                     help="write the outputs into the committed notebooks")
+    run.add_argument("--out", type=Path, default=Path("build/notebooks"),
+                     help="default: %(default)s")
 
-    book = commands.add_parser("book", help="build the series as HTML pages with a table of contents")
+    book = commands.add_parser("book", help="build the series as HTML pages, with contents")
     book.add_argument("--out", type=Path, default=Path("build/book"), help="default: %(default)s")
 
-    figures = commands.add_parser("figures", help="redraw the paper's figures from the recorded runs")
+    figures = commands.add_parser("figures", help="redraw the figures from the recorded runs")
     figures.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
 
     bench = commands.add_parser("bench", help="measure latency and size of the recorded networks")
-    bench.add_argument("--full", action="store_true", help="all runtimes on all models, more batch sizes "
-                       "(about 15 minutes)")
+    bench.add_argument("--full", action="store_true",
+                       help="all runtimes on all models, more batch sizes (about 15 minutes)")
     bench.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, else "
-                       "build/latency.json)")
+    bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, "
+                       "else build/latency.json)")
 
-    commands.add_parser("address", help="write the repository's address from pyproject.toml into all other files")
+    commands.add_parser("address", help="write the repository's address and version from "
+                        "pyproject.toml into all other files")
 
     options = parser.parse_args(arguments)
     for name in ("jobs", "threads", "minutes"):
         if getattr(options, name, None) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name} is {getattr(options, name)}; use a number above 0")
-    if options.command == "doctor":  # before the imports below, which fail where something is broken or missing
-        from .doctor import doctor
-        return doctor()
+    command = options.__dict__.pop("command")
+    with signal_handlers_kept():
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            # Imported when it is asked for: Composer, which some need, takes seconds, and the
+            # doctor must come to speak where something is broken or missing.
+            package = "effcnn_helpers.maintain" if command in MAINTAIN else __package__
+            module = importlib.import_module(f".{command}", package)
+            return getattr(module, command)(**vars(options))
+        except EffcnnError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except (KeyboardInterrupt, SystemExit) as end:
+            # Composer's own answer to Ctrl-C is a SystemExit, too.
+            status = 130 if isinstance(end, KeyboardInterrupt) else end.code
+            if status not in (130, 143):
+                raise
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return status
 
-    from ..data import DataError
-    from ..records import RecordError
-    from ..runtimes import RuntimeMissingError
 
-    try:
-        # Each command is imported when it is asked for: some need Composer, which takes seconds to import.
-        if options.command == "sweep":
-            from .sweep import sweep as command
-        elif options.command == "verify":
-            from .verify import verify as command
-        elif options.command == "results":
-            from .results import results as command
-        elif options.command == "figures":
-            from .figures import figures as command
-        elif options.command == "bench":
-            from .bench import bench as command
-        elif options.command == "book":
-            from .book import book as command
-        elif options.command == "address":
-            from .address import address as command
-        else:
-            from .run import run as command
-        return command(**{key: value for key, value in vars(options).items() if key != "command"})
-    except (DataError, RecordError, RuntimeMissingError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+def stop(number: int, frame) -> None:
+    """What SIGTERM does: a job scheduler or a closing session ends a command as Ctrl-C does."""
+    raise SystemExit(128 + number)

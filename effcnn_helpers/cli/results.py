@@ -42,7 +42,8 @@ def results(format: str) -> int:
               f"{measured['machine']['cpu']}, median; the paper's processor is not named.")
     for (name, dataset), recipe in RECIPES.items():
         if name == HEADLINE:
-            print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in asdict(recipe).items())}.")
+            knobs = {**asdict(recipe), "augmentation": " + ".join(recipe.augmentation) or "none"}
+            print(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in knobs.items())}.")
     return 0
 
 

@@ -1,10 +1,16 @@
 """Execute the notebooks headless, in order, each in a kernel of its own."""
 
+import asyncio
+import concurrent.futures
 import os
 import re
+import signal
 import sys
+import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import IO
 
 import nbclient
 import nbconvert
@@ -12,28 +18,45 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
+from .. import settings
+from ..errors import EffcnnError
+
 CELL_SECONDS = 600
+START_SECONDS = 60    # for a kernel to answer
+STOP_SECONDS = 2      # for a kernel to end by itself
+INLINE = "module://matplotlib_inline.backend_inline"
 
 
 class ThisPython(KernelSpecManager):
     """Finds one kernel: the Python that runs this, whatever kernels the user has installed."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        # Quiet below errors: the kernel would warn that it talks over TCP, on this machine's loopback alone.
-        launch = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        # Quiet below errors: it would warn that it talks over TCP, on the loopback alone.
+        launch = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR",
+                  "-f", "{connection_file}"]
         return KernelSpec(argv=launch, display_name="Python 3", language="python")
+
+
+class KernelStartError(Exception):
+    """A kernel that could not start; its text is the cause."""
 
 
 def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
     """Execute the notebooks with these numbers (all when none is given); 0 when none failed.
 
-    in_place: write the outputs into notebooks/ itself, the solutions' too; otherwise copies (ipynb, HTML) go to `out`.
+    in_place: write the outputs into notebooks/ itself, the solutions' too; otherwise copies
+    (ipynb, HTML) go to `out`.
+    Raises EffcnnError for a number or setting that is wrong.
     """
+    for check in settings.CHECKS.values():
+        check()
     notebooks = find_notebooks(Path("notebooks"), numbers)
     if in_place:
-        solutions = [path.parent / "solutions" / f"{path.stem}_solutions.ipynb" for path in notebooks]
-        notebooks += [path for path in solutions if path.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+        solutions = Path("notebooks/solutions")
+        beside = [solutions / f"{path.stem}_solutions.ipynb" for path in notebooks]
+        notebooks += [path for path in beside if path.exists()]
+    else:
+        settings.make_folder(out)
     failed = 0
     for path in notebooks:
         start = time.monotonic()
@@ -47,56 +70,117 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
             html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
             write_whole(out / f"{path.stem}.html", html)
         failed += error is not None
-        print(f"{path.stem:25} {time.monotonic() - start:5.0f} s  {error or headline_of(notebook)}", flush=True)
-    print(f"{len(notebooks)} notebooks, {failed} failed" + ("" if in_place else f"; executed copies in {out}"))
+        seconds = time.monotonic() - start
+        print(f"{path.stem:25} {seconds:5.0f} s  {error or headline_of(notebook)}", flush=True)
+    where = "" if in_place else f"; executed copies in {out}"
+    print(f"{len(notebooks)} notebooks, {failed} failed{where}")
     return 1 if failed else 0
 
 
 def find_notebooks(folder: Path, numbers: list[str]) -> list[Path]:
-    """The series in order, or the notebooks whose names start with `numbers`. Raises ValueError for others."""
+    """The series in order, or the notebooks with these numbers. Raises EffcnnError for others."""
     series = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not series:
-        raise ValueError(f"no notebooks in {folder.resolve()}; run this from the project's folder")
+        raise EffcnnError(f"no notebooks in {folder.resolve()}; run this from the project's folder")
     if not numbers:
         return series
     unknown = set(numbers) - {path.name[:2] for path in series}
     if unknown:
-        raise ValueError(f"no notebook {', '.join(sorted(unknown))}; there are {', '.join(p.name[:2] for p in series)}")
+        raise EffcnnError(f"no notebook {', '.join(sorted(unknown))}; there are "
+                          f"{', '.join(path.name[:2] for path in series)}")
     return [path for path in series if path.name[:2] in numbers]
 
 
 def execute(path: Path, profile: str) -> tuple[nbformat.NotebookNode, str | None]:
-    """The executed notebook and, when a cell failed, one line that says which and how."""
+    """The executed notebook and, when a cell failed, one line that says which and how.
+
+    A signal ends the kernel, then goes on as the exception that it raised.
+    """
     notebook = nbformat.read(path, as_version=4)
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    client = nbclient.NotebookClient(notebook, timeout=CELL_SECONDS, km=manager, store_widget_state=False,
-                                     resources={"metadata": {"path": str(path.parent)}})
+    manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), shutdown_wait_time=STOP_SECONDS)
+    client = nbclient.NotebookClient(
+        notebook, timeout=CELL_SECONDS, km=manager, store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}})
     error = None
-    try:
-        client.execute(cleanup_kc=True, env=kernel_environment(profile))
-    except nbclient.exceptions.CellExecutionError as problem:
-        error = f"FAILED: {problem.ename}: {problem.evalue}"
-    except nbclient.exceptions.CellTimeoutError:
-        error = f"FAILED: a cell took longer than {CELL_SECONDS} s"
-    except (nbclient.exceptions.DeadKernelError, AssertionError):
-        # nbclient answers Ctrl-C by ending the kernel, and then meets it dead.
-        if hasattr(client, "_async_cleanup_kernel_future"):
-            raise KeyboardInterrupt from None
-        error = "FAILED: the kernel died"
+    with tempfile.TemporaryFile() as terminal:
+        try:
+            in_background(in_kernel(client, manager, kernel_environment(profile), terminal))
+        except nbclient.exceptions.CellExecutionError as problem:
+            error = f"FAILED: {problem.ename}: {problem.evalue}"
+        except nbclient.exceptions.CellTimeoutError:
+            error = f"FAILED: a cell took longer than {CELL_SECONDS} s"
+        except nbclient.exceptions.DeadKernelError:
+            error = "FAILED: the kernel died"
+            print(*lines_of(terminal), sep="\n", end="", file=sys.stderr)
+        except KernelStartError as problem:
+            cause = lines_of(terminal) or [str(problem)]
+            error = f"FAILED: the kernel could not start: {cause[-1]}"
     return clean(notebook), error
 
 
+async def in_kernel(client: nbclient.NotebookClient, manager: AsyncKernelManager,
+                    environment: dict[str, str], terminal: IO[bytes]) -> None:
+    """Execute a notebook; whatever happens, no kernel is left.
+
+    terminal: gets what the kernel itself writes, outside of cells.
+    Raises KernelStartError, and what nbclient raises for a cell.
+    """
+    try:
+        try:
+            await client.async_start_new_kernel(env=environment, stdout=terminal, stderr=terminal)
+            client.kc = manager.client()
+            client.kc.start_channels()
+            await client.kc.wait_for_ready(timeout=START_SECONDS)
+        except Exception as error:  # the system, ZeroMQ and jupyter_client have errors of their own
+            raise KernelStartError(str(error)) from error
+        client.kc.allow_stdin = False
+        await client.async_execute(cleanup_kc=False)
+    finally:
+        if manager.has_kernel:
+            await manager.shutdown_kernel()
+        if client.kc is not None:
+            client.kc.stop_channels()
+
+
+def in_background(work: Coroutine) -> None:
+    """Await `work` in a thread, so that signals meet this one; they cancel it and wait for its end.
+
+    In the main thread, nbclient would answer them: by ending the kernel and going on.
+    """
+    with (settings.signal_handlers_kept(),
+          asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
+          concurrent.futures.ThreadPoolExecutor(1) as pool):
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+        job = pool.submit(loop.run_until_complete, task)
+        try:
+            while not concurrent.futures.wait([job], timeout=1).done:
+                pass  # Windows hears signals only here
+        except BaseException:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # a second one must not keep the kernel alive
+            loop.call_soon_threadsafe(task.cancel)
+            raise
+    job.result()
+
+
+def lines_of(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip().splitlines()
+
+
 def kernel_environment(profile: str) -> dict[str, str]:
-    """This process's environment for a kernel that works in notebooks/: no bars, folders by their full path."""
-    environment = {**os.environ, "EFFCNN_PROFILE": profile, "EFFCNN_PROGRESS": "0"}
+    """The environment of a kernel in notebooks/: no bars, pictures inline, full paths."""
+    environment = {**os.environ, "EFFCNN_PROFILE": profile, "EFFCNN_PROGRESS": "0",
+                   "MPLBACKEND": INLINE}
     for name in ("EFFCNN_DATA_DIR", "EFFCNN_CACHE_DIR", "EFFCNN_RECORDED_DIR"):
-        if environment.get(name):
-            environment[name] = str(Path(environment[name]).resolve())
+        if path := settings.folder(name):
+            environment[name] = str(path.absolute())
     return environment
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what differs from one execution to the next and means nothing: clocks, widgets, kernel names."""
+    """Without what differs from one execution to the next: clocks, widgets, kernel names."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = nbformat.from_dict({
@@ -115,7 +199,10 @@ def headline_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one move, so that a stop half-way leaves the old one."""
+    """Replace a file in one move: a stop half-way leaves the old one, and nothing beside it."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -87,5 +87,5 @@ def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> l
             raise EffcnnError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
                               "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
     table_rows = [row for row in rows if row.evaluate_on == "test"]
-    pilots = [row for row in rows if row.evaluate_on == "validation"]
-    return list(dict.fromkeys(pilots + [replace(row, seed=seed) for seed in seeds for row in table_rows]))
+    validation = [row for row in rows if row.evaluate_on == "validation"]
+    return list(dict.fromkeys(validation + [replace(row, seed=seed) for seed in seeds for row in table_rows]))

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ..datasets import load_images
-from ..machine import tune_allocator
+from ..machine import prepare
 from ..models import build_model, model_of
-from ..recipes import PROFILES, RunConfig, shortened
+from ..recipes import HEADLINE, PROFILES, RunConfig, shortened
 from ..records import RunRecord, all_runs, read_run, recorded_dir
 from ..training import last_whole_checkpoint
 from .recording import unfinished_dir
@@ -25,7 +25,7 @@ from .worker import BUSY
 
 START_SECONDS = 20          # importing Composer, loading the data, recording the run
 EVALUATION_SHARE = 1.15     # an epoch with its evaluation, against its training alone
-STOP_SECONDS = 3            # what a worker may take to end by itself
+STOP_SECONDS = 2            # what a worker may take to end by itself
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Running:
     seconds_left: float
 
 
-def sweep(selections: list[str], seeds: list[int], recipe: str, jobs: int, threads: int, profile: str,
-          minutes: float | None, out: Path | None) -> int:
+def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
+          minutes: float | None, out: Path | None, recipe: str = HEADLINE) -> int:
     """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
     # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -87,9 +87,9 @@ def sweep(selections: list[str], seeds: list[int], recipe: str, jobs: int, threa
                 continue
             config = running.pop(name).config
             if report == 0:
-                run = read_run(root / name)
-                print(f"{time.strftime('%H:%M:%S')}  {name}  recorded: {run.accuracy_percent:.2f} % after "
-                      f"{run.train_seconds:.0f} s of training", flush=True)
+                record = read_run(root / name)
+                print(f"{time.strftime('%H:%M:%S')}  {name}  recorded: {record.accuracy_percent:.2f} % after "
+                      f"{record.train_seconds:.0f} s of training", flush=True)
             else:
                 (busy if report == BUSY else failed).append(config)
     finally:
@@ -156,7 +156,7 @@ def slowest(recorded: list[RunRecord], config: RunConfig) -> float:
 
 def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float:
     """Seconds of a plain training step on random images, per image."""
-    tune_allocator()
+    prepare()
     torch.set_num_threads(threads)
     network = build_model(config.model).to(memory_format=torch.channels_last)
     x = torch.randn(config.recipe.batch_size, *model_of(config.model).image_shape)

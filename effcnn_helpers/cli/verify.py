@@ -1,5 +1,7 @@
 """Re-measure every recorded run from its weights, on the real images."""
 
+from pathlib import Path
+
 import torch
 
 from ..datasets import ImageDataset, load_images
@@ -34,14 +36,15 @@ def verify(quick: bool) -> int:
     return 1 if failed or missing else 0
 
 
-def check_run(run: RunRecord, dataset: ImageDataset, images: int | None = None) -> tuple[list[str], list[str]]:
+def check_run(run: RunRecord, dataset: ImageDataset, images: int | None = None,
+              root: Path | None = None) -> tuple[list[str], list[str]]:
     """(problems, notes) of one run, re-measured on the first `images` of its evaluation split (None: all).
 
     Rounding differs between processors: up to 3 images may be classified differently when the two top
     logits lie within 1e-3 there; they are named. Anything else is a problem. On all images the number that is right
     with fresh BatchNorm statistics is counted again, too.
     """
-    network = read_network(run)
+    network = read_network(run, root)
     problems = []
     if count_parameters(network) != run.parameters:
         problems.append(f"{count_parameters(network):,} parameters, recorded {run.parameters:,}")

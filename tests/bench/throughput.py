@@ -1,78 +1,98 @@
 """Training throughput of our path against the plain stack, and against a bare loop: `make bench`.
 
-Three ways to train the 1.5K model on the same images, in images per second:
-- plain: torchvision-style dataset (ToTensor, Normalize per image), DataLoader, Composer's Trainer, NCHW;
-- ours: BatchLoader on uint8 tensors, channels_last, our callbacks, Composer's Trainer, tuned allocator;
-- bare: a PyTorch loop on the same tensors as ours, no Composer at all.
+Three ways to train a network on the same digits, in images per second:
+- plain: what a newcomer writes: torchvision-style dataset (ToTensor and Normalize per image),
+  DataLoader, Composer's Trainer, torch's own number of threads;
+- ours: what `training.train` does: BatchLoader on uint8 tensors, channels last, our callbacks,
+  Composer's Trainer, `machine.prepare`, the folded BatchNorm;
+- bare: a PyTorch loop with all of ours but Composer and callbacks.
 
-Each measurement is a fresh process, so that the allocator's settings do not leak from one to the next; the
-three alternate, round after round. Read the ratios, not the absolute figures.
+Each measurement is a fresh process; the ways alternate, round after round, with --busy also at rest and
+beside one busy process per core. Read the ratios, not the absolute figures.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 
-import torch
-from torch import nn
-
-from effcnn_helpers.data import MEAN, STD, BatchLoader, load_images
-from effcnn_helpers.machine import cpu_name, tune_allocator
-from effcnn_helpers.models import build_model
-from effcnn_helpers.training import whole_batch
-
-MODEL, BATCH, WARM_UP = "1.5k-dw", 128, 10
+BATCH, WARM_UP, IMAGES = 128, 5, 12_800
+WAYS = ("plain", "ours", "bare")
 
 
-def timed_epoch(images: int, threads: int, way: str) -> float:
-    """Images per second of one way, over `images` training images after a few warm-up batches."""
-    torch.set_num_threads(threads)
+class Clock:
+    """Counts images from the end of the warm-up on; `done` after the given seconds."""
+
+    def __init__(self, seconds: float):
+        self.limit, self.batches, self.images, self.seconds = seconds, 0, 0, 0.0
+
+    def tick(self, images: int) -> bool:
+        self.batches += 1
+        if self.batches <= WARM_UP:
+            self.start = time.perf_counter()
+        else:
+            self.images += images
+            self.seconds = time.perf_counter() - self.start
+        return self.seconds > self.limit
+
+
+def measure(way: str, model: str, seconds: float) -> float:
+    """Images per second of one way, from the end of the warm-up."""
+    if way == "plain":
+        import torch  # before our package: its choice of waiting is not a newcomer's
+    from effcnn_helpers.datasets import Images, load_images  # isort: skip
+    import torch
+
     torch.manual_seed(0)
-    train = load_images("mnist", download=False).train
-    train = type(train)(train.x.repeat(-(-images // len(train)), 1, 1, 1)[:images],
-                        train.y.repeat(-(-images // len(train)))[:images])
-    return {"plain": plain, "ours": ours, "bare": bare}[way](train)
+    digits = load_images("mnist", download=False).train
+    repeats = -(-IMAGES // len(digits))
+    train = Images(digits.x.repeat(repeats, 1, 1, 1)[:IMAGES], digits.y.repeat(repeats)[:IMAGES])
+    clock = Clock(seconds)
+    {"plain": plain, "ours": ours, "bare": bare}[way](model, train, clock)
+    return clock.images / clock.seconds
 
 
-def fit(network: nn.Module, loader, callbacks: list) -> float:
-    """Images per second of Composer's Trainer from the end of the warm-up to the last batch."""
+def fit(network, loader, callbacks: list, clock: Clock) -> None:
+    """One epoch of Composer's Trainer, or less once the clock says so."""
     import composer
+    import torch
     from torchmetrics import MetricCollection
 
-    class Clock(composer.Callback):
-        seen = 0
-
+    class Stop(composer.Callback):
         def batch_end(self, state, logger):
-            if state.timestamp.batch.value == WARM_UP:
-                self.start = time.perf_counter()
-            elif state.timestamp.batch.value > WARM_UP:
-                self.seen += len(state.batch[1])
-                self.seconds = time.perf_counter() - self.start
+            if clock.tick(len(state.batch[1])):
+                state.stop_training()
 
-    clock = Clock()
     # The plain stack keeps Composer's own default: accuracy on every training batch.
     metrics = {"train_metrics": MetricCollection([])} if callbacks else {}
     trainer = composer.Trainer(
-        model=composer.models.ComposerClassifier(network, num_classes=10, **metrics), train_dataloader=loader,
-        optimizers=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), max_duration="1ep",
-        callbacks=[*callbacks, clock], progress_bar=False, device="cpu", seed=0)
+        model=composer.models.ComposerClassifier(network, num_classes=10, **metrics),
+        train_dataloader=loader, max_duration="1ep", callbacks=[*callbacks, Stop()],
+        optimizers=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+        progress_bar=False, device="cpu", seed=0)
     trainer.fit()
     trainer.close()
-    return clock.seen / clock.seconds
 
 
-def plain(train) -> float:
+def plain(model: str, train, clock: Clock) -> None:
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
+    from effcnn_helpers.datasets import DATASETS
+    from effcnn_helpers.models import build_model
+
+    spec = DATASETS["mnist"]
+
     class Digits(Dataset):
         """What torchvision.datasets.MNIST does for each image."""
 
-        transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN["mnist"], STD["mnist"])])
+        transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)])
 
         def __len__(self):
             return len(train)
@@ -80,65 +100,101 @@ def plain(train) -> float:
         def __getitem__(self, index):
             return self.transform(Image.fromarray(train.x[index, 0].numpy())), int(train.y[index])
 
-    return fit(build_model(MODEL), DataLoader(Digits(), batch_size=BATCH, shuffle=True), [])
+    fit(build_model(model), DataLoader(Digits(), batch_size=BATCH, shuffle=True), [], clock)
 
 
-def ours(train) -> float:
-    import composer
+def prepared(model: str, train):
+    """(network, loader) as `training.train` has them."""
+    import torch
 
+    from effcnn_helpers.batches import BatchLoader
+    from effcnn_helpers.machine import prepare
+    from effcnn_helpers.models import build_model
+
+    prepare()
+    network = build_model(model).to(memory_format=torch.channels_last)
+    return network, BatchLoader(train, "mnist", BATCH, shuffle=True)
+
+
+def ours(model: str, train, clock: Clock) -> None:
+    from composer.core import DataSpec
+
+    from effcnn_helpers.batchnorm import folded
     from effcnn_helpers.callbacks import History
+    from effcnn_helpers.training import whole_batch
 
-    tune_allocator()
-    loader = BatchLoader(train, "mnist", BATCH, shuffle=True)
-    network = build_model(MODEL).to(memory_format=torch.channels_last)
-    return fit(network, composer.core.DataSpec(loader, split_batch=whole_batch), [History(loader)])
+    network, loader = prepared(model, train)
+    with folded(network):
+        fit(network, DataSpec(loader, split_batch=whole_batch), [History(loader)], clock)
 
 
-def bare(train) -> float:
-    tune_allocator()
-    loader = BatchLoader(train, "mnist", BATCH, shuffle=True)
-    network = build_model(MODEL).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    seen = 0
-    for batch, (x, y) in enumerate(loader, start=1):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(x), y)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-        if batch == WARM_UP:
-            start = time.perf_counter()
-        elif batch > WARM_UP:
-            seen += len(y)
-    return seen / (time.perf_counter() - start)
+def bare(model: str, train, clock: Clock) -> None:
+    import torch
+
+    from effcnn_helpers.batchnorm import folded
+
+    network, loader = prepared(model, train)
+    optimizer = torch.optim.SGD(network.train().parameters(), lr=0.1, momentum=0.9)
+    with folded(network):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            if clock.tick(len(y)):
+                break
+
+
+@contextlib.contextmanager
+def busy(processes: int):
+    """That many processes beside, each of which keeps a core busy."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def main() -> None:
-    """Measure all three in turn and print medians and the ratios of each round."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure all ways in turn; print medians and the median of each round's ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--way", choices=["plain", "ours", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=8, help="the most that one measurement takes")
+    parser.add_argument("--models", nargs="+", default=["1.5k-dw", "25k"], help="of the MNIST models")
+    parser.add_argument("--busy", action="store_true", help="also beside one busy process per core")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(timed_epoch(options.images, options.threads, options.way)))
+        print(json.dumps(measure(options.way, options.models[0], options.seconds)))
         return
-    rates = {"plain": [], "ours": [], "bare": []}
+    rates = {(model, beside, way): [] for model in options.models
+             for beside in ([0, os.cpu_count()] if options.busy else [0]) for way in WAYS}
     for number in range(options.rounds):
-        for way, found in rates.items():
-            command = [sys.executable, __file__, "--way", way, "--images", str(options.images),
-                       "--threads", str(options.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for (model, beside, way), found in rates.items():
+            command = [sys.executable, __file__, "--way", way, "--models", model,
+                       "--seconds", str(options.seconds)]
+            with busy(beside):
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
-        latest = ", ".join(f"{way} {found[-1]:.0f}/s" for way, found in rates.items())
-        print(f"round {number + 1}: {latest}", flush=True)
-    print(f"{cpu_name()}, {options.threads} thread(s), torch {torch.__version__}, {MODEL}, batch {BATCH}")
-    for way, found in rates.items():
-        print(f"{way:6} median {statistics.median(found):7.0f} images/s (from {min(found):.0f} to {max(found):.0f})")
-    for label, over, under in (("ours / plain", "ours", "plain"), ("ours / bare", "ours", "bare")):
-        ratios = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
-        print(f"{label:13} median {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+            print(f"round {number + 1}: {model}, {beside} busy beside: {way} {found[-1]:.0f}/s", flush=True)
+    report(rates)
+
+
+def report(rates: dict[tuple[str, int, str], list[float]]) -> None:
+    from effcnn_helpers.machine import choose_threads, cpu_name
+
+    print(f"{cpu_name()}, {os.cpu_count()} cores, ours with {choose_threads()} thread(s), batch {BATCH}")
+    for (model, beside, way), found in rates.items():
+        line = f"{model:8} {beside} busy beside  {way:6} median {statistics.median(found):6.0f} images/s"
+        if way != "ours":
+            ratios = [a / b for a, b in zip(rates[model, beside, "ours"], found, strict=True)]
+            line += (f"; ours / {way} x{statistics.median(ratios):.2f} "
+                     f"(from {min(ratios):.2f} to {max(ratios):.2f})")
+        print(line)
 
 
 if __name__ == "__main__":

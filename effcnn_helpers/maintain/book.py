@@ -1,4 +1,4 @@
-"""The series as HTML pages with a table of contents: Sphinx and MyST-NB, from the notebooks as they are committed."""
+"""The series as HTML pages with contents: Sphinx and MyST-NB, from the committed notebooks."""
 
 import json
 import re
@@ -6,12 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .run import find_notebooks
+from ..cli.run import find_notebooks
+from ..settings import make_folder
 
 # Formulas become MathML, which browsers draw by themselves: no page loads anything from elsewhere.
 CONFIGURATION = """
 project = html_title = "effcnn"
-extensions = ["myst_nb", "effcnn_helpers.cli.book"]
+extensions = ["myst_nb", "effcnn_helpers.maintain.book"]
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath"]
@@ -46,31 +47,34 @@ notebooks/[0-9]*
 notebooks/solutions/*
 ```
 """
-INSTRUCTORS = """
-```{toctree}
+MORE = """
+```{{toctree}}
 :hidden:
-:caption: Teaching it
-notebooks/INSTRUCTORS
+:caption: More
+{pages}
 ```
 """
 
 
 def book(out: Path) -> int:
-    """Build the pages into `out`; 0 when Sphinx had nothing to warn of. Executes and downloads nothing."""
-    try:
-        import furo  # noqa: F401
-        import myst_nb  # noqa: F401
-        from sphinx.cmd.build import main as sphinx
-    except ImportError as missing:
-        raise ValueError(f'{missing.name} is not installed; pip install -e ".[dev]" brings it') from missing
+    """Build the pages into `out`; 0 when Sphinx had nothing to warn of. Executes nothing.
+
+    Raises RuntimeMissingError without Sphinx and what it needs, EffcnnError where `out` cannot be.
+    """
+    from ..runtimes import required
+
+    for package in ("furo", "myst_nb"):
+        required(package)
+    sphinx = required("sphinx.cmd.build")
     series = find_notebooks(Path("notebooks"), [])
     pages = [*series, *sorted(Path("notebooks/solutions").glob("*.ipynb"))]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Sphinx works in a folder of its own: it leaves more than pages, and a faulty build must not replace a good one.
+    make_folder(out.parent)
+    # Sphinx works in a folder of its own: it leaves more than pages, and a faulty build must not
+    # replace a good one.
     with tempfile.TemporaryDirectory(prefix=f"{out.name}-", dir=out.parent) as folder:
         source, built = Path(folder, "source"), Path(folder, "html")
         write_source(source, pages)
-        if sphinx(["-q", "-W", "--keep-going", "-d", f"{folder}/doctrees", str(source), str(built)]):
+        if sphinx.main(["-q", "-W", "--keep-going", "-d", f"{folder}/doctrees", str(source), str(built)]):
             print("the book has the faults that are named above")
             return 1
         shutil.copytree(built, out, dirs_exist_ok=True)
@@ -93,7 +97,8 @@ def write_source(folder: Path, notebooks: list[Path]) -> None:
         shutil.copy(path, folder / path)
     for path in notebooks:
         (folder / path).write_text(with_alternative_texts(path.read_text(encoding="utf-8")), encoding="utf-8")
-    contents = CONTENTS + (INSTRUCTORS if Path("notebooks/INSTRUCTORS.md") in linked else "")
+    more = "\n".join(path.with_suffix("").as_posix() for path in dict.fromkeys(linked) if path.suffix == ".md")
+    contents = CONTENTS + (MORE.format(pages=more) if more else "")
     (folder / "index.md").write_text(readme + contents, encoding="utf-8")
     (folder / "static").mkdir()
     (folder / "static/book.css").write_text(STYLE, encoding="utf-8")

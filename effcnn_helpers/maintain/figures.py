@@ -10,11 +10,11 @@ from pathlib import Path
 import matplotlib
 import nbformat
 
+from ..cli.run import find_notebooks
 from ..latency import latency_path, passes_by_model, read_latency
 from ..paper import TABLE_3
 from ..plots import draw_convolution_costs, plot_curves, plot_latency, use_style
 from ..records import table_runs
-from .run import find_notebooks
 
 
 def figures(out: Path) -> int:
