@@ -235,3 +235,11 @@ def test_notebooks_and_what_they_import_do_without_the_commands():
         sources[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     reaching = r"(?:from|import) +(?:effcnn_helpers)?\.?cli\b|from +(?:effcnn_helpers|\.) +import +.*\bcli\b"
     assert [path.name for path, text in sources.items() if re.search(reaching, text)] == []
+
+
+def test_tests_that_the_notebooks_name_exist():
+    defined = {name for path in (ROOT / "tests").glob("*.py")
+               for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)}
+    named = {name for path in (ROOT / "notebooks").glob("*.ipynb")
+             for name in re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8"))}
+    assert named and named <= defined, named - defined

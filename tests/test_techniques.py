@@ -235,7 +235,7 @@ def test_one_cycle_refuses_a_run_too_short_for_a_cycle():
 
 
 @pytest.mark.parametrize("recipe", [SGD, FALLING], ids=lambda recipe: recipe.name)
-def test_one_cycle_takes_the_recipes_place_and_is_stepped_after_every_batch(recipe, small, trained):
+def test_one_cycle_is_stepped_after_every_batch(recipe, small, trained):
     """Stepped once an epoch, Composer's way with torch's schedulers, the rate would never leave its start."""
     record, _ = trained(replace(small, recipe=recipe, techniques=("one_cycle_lr",)))
     batches = 2
@@ -280,7 +280,7 @@ def test_blurpool_replaces_every_max_pool_and_adds_no_parameter(model, pools):
 
 
 @pytest.mark.parametrize("model, least, parameters", [("1.5k-dw", 8, 1_842), ("143k-dw", 16, 190_628)])
-def test_squeeze_excite_follows_every_convolution_as_wide_as_the_first(model, least, parameters):
+def test_squeeze_excite_inserts_blocks_and_their_parameters_are_counted(model, least, parameters):
     network = build_network(config_of(model, "squeeze_excite"))
     wide = {name for name, layer in build_model(model).named_modules()
             if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= least}
@@ -360,7 +360,7 @@ def test_mixup_blends_hard_labels_and_smoothing_comes_after():
     torch.testing.assert_close(state.batch[1], 0.9 * blended + 0.01)
 
 
-def test_label_smoothing_acts_on_the_training_loss_alone(small, digits, trained):
+def test_label_smoothing_keeps_a_confident_network_from_zero_loss(small, digits, trained):
     """One step: its loss is that of the first weights with smoothed labels, the test loss that of hard ones."""
     record, network = trained(replace(small, recipe=PLAIN, techniques=("label_smoothing",), train_images=64))
     torch.manual_seed(small.seed)
