@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -44,6 +45,16 @@ def own_folders(session_folders, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("EFFCNN_CACHE_DIR", str(folder / "cache"))
     (folder / "recorded").mkdir()
     monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(folder / "recorded"))
+
+
+@pytest.fixture
+def terminal_signals():
+    """As in a terminal, also where the suite was started with Ctrl-C ignored; and as they were, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

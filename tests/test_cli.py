@@ -1,6 +1,5 @@
 import json
 import shlex
-import signal
 import subprocess
 import sys
 
@@ -9,15 +8,7 @@ import pytest
 from effcnn_helpers.cli import EXAMPLES, MAINTAIN, main
 from effcnn_helpers.records import recorded_dir
 
-
-@pytest.fixture(autouse=True)
-def signals():
-    """As in a terminal, also where the suite was started with Ctrl-C ignored; and as they were, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("terminal_signals")
 
 
 # The command line itself

@@ -18,6 +18,8 @@ from effcnn_helpers.cli import run as runner
 from effcnn_helpers.cli.run import kernel_environment, write_whole
 from effcnn_helpers.errors import EffcnnError
 
+pytestmark = pytest.mark.usefixtures("terminal_signals")
+
 INLINE = "module://matplotlib_inline.backend_inline"
 # As Composer does when it is imported: an interrupt ends a cell with SystemExit, not with KeyboardInterrupt.
 TRAINS = """
@@ -37,16 +39,6 @@ while True:
     except BaseException:
         pass
 """
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """As in a terminal, also where the suite was started with Ctrl-C ignored; and as they were, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def write_notebook(path: Path, *cells: str) -> str:

@@ -24,18 +24,10 @@ from effcnn_helpers.paper import TABLE_3
 from effcnn_helpers.recipes import HEADLINE, RECIPES, Recipe, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, write_run
 
+pytestmark = pytest.mark.usefixtures("terminal_signals")
+
 DIGITS = [row.model for row in TABLE_3 if row.dataset == "mnist"]
 SMOKE = "constant,epochs=1/baseline/seed{},train=384,test=200"
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """As in a terminal, also where the suite was started with Ctrl-C ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
