@@ -137,7 +137,8 @@ def test_make_hands_down_a_data_folder_with_blanks(given, shown, by, tmp_path):
     (tmp_path / "show.mk").write_text(f'include {ROOT}/Makefile\nshow:\n\t@echo "$$EFFCNN_DATA_DIR"\n')
     setting = f"EFFCNN_DATA_DIR={given}"
     command = ["make", "-f", "show.mk", "show", *([setting] if by == "argument" else [])]
-    environment = {key: value for key, value in os.environ.items() if key != "EFFCNN_DATA_DIR"}
+    of_outer_make = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # `make test` hands them down
+    environment = {key: value for key, value in os.environ.items() if key not in ("EFFCNN_DATA_DIR", *of_outer_make)}
     environment |= {"EFFCNN_DATA_DIR": given} if by == "environment" else {}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == shown.format(folder=tmp_path)

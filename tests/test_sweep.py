@@ -419,6 +419,16 @@ def test_one_signal_ends_a_sweep_and_all_its_workers(
         assert sweep.last_whole_checkpoint(unfinished_dir(config, digits.sha256))
 
 
+def test_worker_without_a_sweep_that_listens_ends_without_complaint():
+    """A sweep killed with -9 closes its end of the pipe, perhaps before a worker sees that its parent has gone."""
+    code = "from effcnn_helpers.cli.worker import report; report([{'loss': 1.0}]); print('trains on')"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_worker_is_given_its_run_in_json():
     """What it is asked for is what it trains, in every field."""
     config = replace(table_run("143k", 3, ("cutout", "swa"), epochs=5), test_images=9)

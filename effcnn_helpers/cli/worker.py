@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from ..errors import EffcnnError
 from ..recipes import RunConfig, config_from
@@ -17,11 +18,18 @@ from .recording import RunBusyError, train_or_load
 BUSY = 75
 
 
+def report(rows: list[dict[str, Any]]) -> None:
+    """Tell the sweep about the newest epoch; without one that listens, end at once."""
+    try:
+        print(json.dumps({"epoch": len(rows), **rows[-1]}), flush=True)
+    except OSError:
+        os._exit(1)
+
+
 def work(config: RunConfig, root: Path, threads: int) -> int:
     """Train or find one run, reporting each epoch on standard output."""
     try:
-        train_or_load(config, root=root, wait=False, progress=False, threads=threads,
-                      on_epoch=lambda rows: print(json.dumps({"epoch": len(rows), **rows[-1]}), flush=True))
+        train_or_load(config, root=root, wait=False, progress=False, threads=threads, on_epoch=report)
     except RunBusyError:
         return BUSY
     except EffcnnError as error:
