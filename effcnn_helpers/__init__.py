@@ -11,7 +11,8 @@
 - `records`: what a run left, written and read back.
 - `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes.
-- `notebook`: how each notebook starts, checks answers, ends.
+- `notebook`: how each notebook starts, checks answers, ends; `touch`: what a learner moves in it, and
+  guesses.
 - `settings`: what the environment says; `errors`: the one error for what a user can mend;
   `complete_install`: what the first cell runs on Colab.
 

@@ -7,15 +7,17 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+import torch
 from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import nn
 
 from .datasets import Images
-from .models import MODELS, model_of
+from .models import MODELS, count_parameters, kind_of, model_of
 from .paper import TABLE_3, accuracy_of
 from .recipes import Profile, RunConfig
 from .records import RunRecord
@@ -103,6 +105,52 @@ def plot_layer_costs(costs: pd.DataFrame, axes: tuple[Axes, Axes]) -> tuple[Axes
     axes[1].set_yticklabels([])
     axes[1].legend(title=None, fontsize=9)
     return axes
+
+
+def draw_network(network: nn.Module, image_shape: tuple[int, int, int], ax: Axes) -> Axes:
+    """The network's parts from left to right as blocks: as high as their maps, as wide as they have channels.
+
+    A part is a direct child of `network`, coloured by its depthwise convolution, if it has one,
+    else by its layer with most parameters; without parameters (a pool, say) it is grey.
+    Below it stands what it puts out. image_shape: (C, H, W).
+    """
+    parts = [("image", image_shape, "0.85", "")]
+
+    def remember(part: nn.Module, _, output: torch.Tensor) -> None:
+        layers = [layer for layer in part.modules() if not list(layer.children())]
+        count = count_parameters(part)
+        kinds = [kind_of(layer) for layer in sorted(layers, key=count_parameters)]
+        kind = "depthwise convolution" if "depthwise convolution" in kinds else kinds[-1]
+        color = KIND_COLORS.get(kind, "0.5") if count else "0.7"
+        name = next(name for name, child in network.named_children() if child is part)
+        parts.append((name, tuple(output.shape[1:]), color, f"{count:,}" if count else ""))
+
+    hooks = [child.register_forward_hook(remember) for child in network.children()]
+    was_training = network.training
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, *image_shape))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    left = 0.0
+    for name, shape, color, count in parts:
+        channels, side = shape[0], shape[1] if len(shape) > 1 else 1
+        width, height = 0.35 + channels ** 0.5 / 8, 0.25 + side / image_shape[1]
+        ax.add_patch(Rectangle((left, -height / 2), width, height, facecolor=color, edgecolor="white"))
+        middle = left + width / 2
+        size = " × ".join(str(number) for number in shape)
+        ax.text(middle, -height / 2 - 0.06, size, rotation=90, ha="center", va="top", fontsize=9)
+        ax.text(middle, height / 2 + 0.06, f"{name}  {count}", rotation=90, ha="center", va="bottom", fontsize=9)
+        left += width + 0.12
+    colors = {color for *_, color, _ in parts}
+    kinds = [Rectangle((0, 0), 1, 1, color=color, label=kind) for kind, color in KIND_COLORS.items() if color in colors]
+    ax.legend(handles=kinds, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.12))
+    ax.set(xlim=(-0.1, left), ylim=(-1.6, 2.1),
+           title="Above: parameters. Below: channels × height × width")
+    ax.axis("off")
+    return ax
 
 
 def name_of(config: RunConfig) -> str:

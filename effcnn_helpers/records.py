@@ -34,8 +34,7 @@ class RunRecord:
 
     epochs: one dict per epoch (see callbacks.History); a curve to look at, never to choose by.
     correct, total: of the images of config.evaluate_on, after the last epoch.
-    fresh_correct: likewise with fresh BatchNorm statistics (see training.fresh_correct); None where that
-    was not measured.
+    fresh_correct: likewise with fresh BatchNorm statistics (see training.fresh_correct).
     misclassified: index of each wrongly classified image -> the class it was taken for.
     bytes: size of the weights as "safetensors" and as a pickled "state_dict".
     train_seconds: training alone, without evaluation. resumed: whether the run was interrupted on its way.
@@ -46,7 +45,7 @@ class RunRecord:
     parameters: int
     epochs: list[dict]
     correct: int
-    fresh_correct: int | None
+    fresh_correct: int
     total: int
     misclassified: dict[int, int]
     bytes: dict[str, int]
@@ -64,13 +63,7 @@ class RunRecord:
 
     @property
     def fresh_percent(self) -> float:
-        """The accuracy with fresh BatchNorm statistics: hardly a matter of when training stopped.
-
-        Raises RecordError where that was not measured, as in a live run.
-        """
-        if self.fresh_correct is None:
-            raise RecordError(f"{self.config.name} was not measured with fresh BatchNorm statistics; only recorded "
-                              "runs are")
+        """The accuracy with fresh BatchNorm statistics: hardly a matter of when training stopped."""
         return 100 * self.fresh_correct / self.total
 
 
@@ -134,7 +127,7 @@ def check_counts(record: RunRecord) -> None:
     beyond = [index for index in record.misclassified if not 0 <= index < record.total]
     if beyond:
         raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
-    if record.fresh_correct is not None and not 0 <= record.fresh_correct <= record.total:
+    if not 0 <= record.fresh_correct <= record.total:
         raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
     if len(record.epochs) != record.config.epochs:
         raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")

@@ -64,7 +64,7 @@ def downloads_allowed() -> bool:
 
 
 def progress_shown() -> bool:
-    """Whether progress bars are shown: $EFFCNN_PROGRESS, yes when unset. Raises EffcnnError."""
+    """Whether bars and widgets are shown: $EFFCNN_PROGRESS, yes when unset. Raises EffcnnError."""
     return switch("EFFCNN_PROGRESS")
 
 

@@ -87,8 +87,7 @@ def train_own(network: nn.Module, dataset: ImageDataset, recipe: Recipe | None =
     def build() -> nn.Module:
         return add_to_network(copy.deepcopy(network), config.techniques)
 
-    record, trained = fit(config, build, dataset, None, progress, threads, on_epoch)
-    return replace(record, fresh_correct=fresh_correct(trained, config, dataset)), trained
+    return fit(config, build, dataset, None, progress, threads, on_epoch)
 
 
 def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset, checkpoints: Path | None,
@@ -183,7 +182,7 @@ def measured(config: RunConfig, network: nn.Module, dataset: ImageDataset, test_
         parameters=count_parameters(network),
         epochs=[],
         correct=len(test_images) - len(wrong),
-        fresh_correct=None,
+        fresh_correct=fresh_correct(network, config, dataset),
         total=len(test_images),
         misclassified={index: predicted[index].item() for index in wrong},
         bytes=weight_bytes(network),

@@ -19,7 +19,7 @@ def test_start_says_what_the_numbers_depend_on(capsys):
     profile, images = notebook.start("mnist", profile="smoke")
     shown = capsys.readouterr().out
     assert profile.name == "smoke" and len(images.train) == 4_000
-    for part in ("smoke", "embedded sample", "threads", "torch", "not the real mnist"):
+    for part in ("smoke", "embedded sample", "1 thread", "torch", "not the real mnist"):
         assert part in shown
 
 
@@ -72,9 +72,10 @@ def test_unknown_profile_is_refused():
 
 def test_live_run_is_told_in_a_line_with_or_without_a_limit_of_images(make_record, capsys):
     for count, shown in ((1_000, "on 1,000 images"), (None, "on all images")):
-        notebook.tell(make_record(wrong=200, recipe={"epochs": 1}, config={"train_images": count}))
+        notebook.tell(make_record(wrong=200, fresh_correct=9_900, recipe={"epochs": 1}, config={"train_images": count}))
         told = capsys.readouterr().out
-        assert f"1 epoch {shown} in " in told and told.endswith("98.0 % of 10,000 test images\n")
+        assert f"1 epoch {shown} in " in told and told.endswith(
+            "98.0 % of 10,000 test images, 99.0 % with fresh statistics\n")
 
 
 def test_full_profile_without_the_real_data_is_refused_with_what_is_there():

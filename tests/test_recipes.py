@@ -16,6 +16,7 @@ from effcnn_helpers.models import MODELS
 from effcnn_helpers.paper import TABLE_3
 from effcnn_helpers.recipes import (
     HEADLINE,
+    LIVE,
     PROFILES,
     RECIPES,
     Recipe,
@@ -318,10 +319,10 @@ def test_recipes_are_found_by_their_own_names_and_their_dataset():
 def test_a_network_trains_on_another_dataset_of_its_shape(monkeypatch):
     letters = replace(DATASETS["mnist"], name="letters", train_images=None)
     monkeypatch.setitem(DATASETS, "letters", letters)
-    monkeypatch.setitem(RECIPES, ("constant", "letters"), Recipe("constant", epochs=4))
-    run = table_run("7k", dataset="letters")
+    monkeypatch.setitem(RECIPES, (LIVE, "letters"), Recipe(LIVE, epochs=4))
+    run = table_run("7k", dataset="letters", recipe=LIVE)
     assert (run.dataset, run.epochs, run.train_images) == ("letters", 4, None)
-    assert run.name == "letters/7k/constant/baseline/seed0" and run.whole
+    assert run.name == f"letters/7k/{LIVE}/baseline/seed0" and run.whole
     assert dataset_of("7k") == "mnist", "the first one of that shape"
 
 
@@ -369,14 +370,14 @@ def test_live_run_is_the_recipe_on_few_images(model, profile):
     run = live_run(model, PROFILES[profile], of_size(name=dataset_of(model)))
     assert run.train_images <= 10_000 and run.test_images <= 2_000 and run.epochs <= 3
     assert not run.whole
-    whole = table_run(model)
+    whole = table_run(model, recipe=LIVE)
     assert replace(run, recipe=replace(run.recipe, epochs=whole.epochs), test_images=None,
                    train_images=whole.train_images) == whole
 
 
 def test_live_run_is_on_the_dataset_that_is_given(monkeypatch):
     monkeypatch.setitem(DATASETS, "letters", replace(DATASETS["mnist"], name="letters"))
-    monkeypatch.setitem(RECIPES, ("constant", "letters"), Recipe("constant", epochs=4))
+    monkeypatch.setitem(RECIPES, (LIVE, "letters"), Recipe(LIVE, epochs=4))
     assert live_run("7k", PROFILES["live"], of_size(name="letters")).dataset == "letters"
     with pytest.raises(EffcnnError, match="use a model that fits"):
         live_run("7k", PROFILES["live"], of_size(name="cifar10"))
@@ -404,9 +405,9 @@ def test_a_short_run_is_not_made_longer():
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_live_run_of_the_full_profile_is_the_run_of_the_table(model):
+def test_live_run_of_the_full_profile_is_a_whole_run(model):
     full, dataset = PROFILES["full"], of_size(name=dataset_of(model))
-    assert live_run(model, full, dataset, epochs=2) == table_run(model)
+    assert live_run(model, full, dataset, epochs=2) == table_run(model, recipe=LIVE)
     assert shortened(table_run(model, seed=4), full, 384, 200) == table_run(model, seed=4)
 
 
@@ -431,8 +432,9 @@ def test_pilot_tries_the_same_choices_on_each_row_and_the_recipe_is_one_of_them(
             (*row, choice) for row in rows for choice in tried}
     if (recipe, dataset) in RECIPES:
         entry = RECIPES[recipe, dataset]
-        assert all(replace(entry, epochs=tried[0].epochs) in tried for _, tried in stages)
-        assert entry in stages[-1][1], "the last stage is as long as the recipe"
+        chosen = [replace(entry, name=tried[0].name, epochs=tried[0].epochs) for _, tried in stages]
+        assert all(choice in tried for choice, (_, tried) in zip(chosen, stages, strict=True))
+        assert chosen[-1].epochs == entry.epochs, "the last stage is as long as the recipe"
 
 
 def test_select_takes_each_seed_of_every_model_before_the_next_seed():

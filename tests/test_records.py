@@ -34,7 +34,7 @@ BASELINE = "mnist/1.5k-dw/constant/baseline"
 
 @pytest.mark.parametrize("changes", [
     {}, {"wrong": 0}, {"wrong": 10_000}, {"total": 1, "wrong": 0},
-    {"config": {"evaluate_on": "validation", "train_images": None}, "fresh_correct": None},
+    {"config": {"evaluate_on": "validation", "train_images": None}, "fresh_correct": 0},
     {"recipe": {"optimizer": "adam", "learning_rate": 0.003, "augmentation": ("flip", "crop")}},
     {"recipe": {"name": "own", "schedule": "linear", "rise": 0.2}, "config": {"model": "my net"}},
     {"recipe": {"epochs": 1}, "resumed": True, "git": {"commit": "c0ffee", "modified": False}},

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import filelock
@@ -13,7 +13,7 @@ from ..datasets import DataError, ImageDataset, load_images
 from ..errors import EffcnnError
 from ..recipes import RunConfig
 from ..records import RecordError, RunRecord, read_run, recorded_dir, write_run
-from ..training import fresh_correct, train
+from ..training import train
 
 
 class RunBusyError(EffcnnError):
@@ -42,7 +42,7 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
             if not folder.exists():
                 record, network = train(config, dataset, checkpoints=unfinished, **options)
-                write_run(replace(record, fresh_correct=fresh_correct(network, config, dataset)), network, root)
+                write_run(record, network, root)
                 shutil.rmtree(unfinished, ignore_errors=True)
     except filelock.Timeout as error:
         raise RunBusyError(f"{config.name} is being trained by another process") from error
