@@ -173,26 +173,30 @@ def endings(runs: list[RunRecord]) -> pd.DataFrame:
 
 
 def pilot_table(dataset: str, root: Path | None = None, recipe: str = "constant") -> pd.DataFrame:
-    """The validation runs behind a recipe: mean validation accuracy (%) of their last three epochs, best first.
+    """The validation runs behind a recipe: validation accuracy (%), one column per model and their mean, best first.
 
-    One row per techniques, number of epochs, optimiser and learning rate, one column per model, and their
-    mean. A run with SWA is a baseline up to its last epoch: its three epochs before that stand in the
-    baseline's row, its end alone in the row of SWA.
+    One row per techniques, number of epochs, optimiser, learning rate and, where there is one, weight decay.
+    The accuracy of a run that comes to rest is that of its last epoch, else the mean of its last three. At a
+    constant rate a run with SWA is a baseline up to its last epoch: its three epochs before that stand in
+    the baseline's row, its end alone in the row of SWA.
     """
     rows = []
     for run in all_runs(root, f"validation/{dataset}"):
         tried, techniques = run.config.recipe, run.config.techniques
-        if tried.name != recipe:
+        if tried.name not in (recipe, f"{recipe}-pilot"):
             continue
         accuracies = [row["test_accuracy_percent"] for row in run.epochs]
-        parts = {techniques: accuracies[-3:]}
-        if "swa" in techniques:
+        parts = {techniques: accuracies[-1:] if tried.comes_to_rest else accuracies[-3:]}
+        if "swa" in techniques and not tried.comes_to_rest:
             before = tuple(name for name in techniques if name != "swa")
             parts = {before: accuracies[-4:-1], techniques: accuracies[-1:]}
         rows += [{"techniques": labels_of(names), "epochs": tried.epochs, "optimizer": tried.optimizer,
-                  "learning rate": tried.learning_rate, "model": run.config.model, "accuracy": mean(part)}
+                  "learning rate": tried.learning_rate, "weight decay": tried.weight_decay,
+                  "model": run.config.model, "accuracy": mean(part)}
                  for names, part in parts.items()]
     keys = ["techniques", "epochs", "optimizer", "learning rate"]
+    if any(row["weight decay"] for row in rows):
+        keys.append("weight decay")
     table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
         index=keys, columns="model", values="accuracy")
     table["mean"] = table.mean(axis=1)

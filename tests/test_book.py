@@ -22,7 +22,8 @@ from effcnn_helpers.maintain.book import book
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in
              sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) + sorted(ROOT.glob("notebooks/solutions/*.ipynb"))]
-PAGES = ["index.html", *(f"{name}.html" for name in NOTEBOOKS), "notebooks/INSTRUCTORS.html", "CONTRIBUTING.html"]
+PAGES = ["index.html", *(f"{name}.html" for name in NOTEBOOKS), "CONTRIBUTING.html", "figures/RESULTS.html",
+         "notebooks/INSTRUCTORS.html"]
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -150,8 +150,13 @@ def make_targets() -> dict[str, str]:
     return dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", text, flags=re.MULTILINE))
 
 
+def readme_and_contributing() -> str:
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+
+
 def test_makefile_has_the_agreed_targets_and_each_of_the_readmes():
-    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    text = readme_and_contributing()
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert TARGETS | named <= set(make_targets())
 
 
@@ -160,7 +165,7 @@ def commands_in(text: str) -> set[str]:
 
 
 def test_commands_that_make_and_the_readme_call_exist(capsys):
-    commands = commands_in((ROOT / "README.md").read_text(encoding="utf-8"))
+    commands = commands_in(readme_and_contributing())
     commands |= commands_in("\n".join(make_targets().values()))
     assert commands
     for command in commands:
@@ -184,10 +189,11 @@ def test_top_level_holds_nothing_but_the_agreed_names(tracked):
     assert {name.split("/")[0] for name in tracked} <= AT_THE_TOP
 
 
-def test_links_of_the_readme_lead_somewhere():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "notebooks/INSTRUCTORS.md"])
+def test_links_of_a_page_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert "://" in target or (ROOT / target).exists(), target
+        assert "://" in target or ((ROOT / name).parent / target).exists(), target
 
 
 def test_the_maps_of_the_readme_and_of_notebook_00_agree_with_the_notebooks():

@@ -88,7 +88,7 @@ def test_figures_are_the_same_files_each_time(write_record, tmp_path, capsys):
              for kind in ("png", "svg")}
     taken = {"fig2_squeeze.png", "fig2_excite.png", "fig3_blurpool.png", "fig4_loss_landscape.png",
              "gains_cifar10.png"}
-    assert set(names) == drawn | taken
+    assert set(names) == drawn | taken | {"RESULTS.md"}
     for name in names:
         first, second = ((tmp_path / out / name).read_bytes() for out in ("first", "second"))
         assert first == second, name
@@ -119,7 +119,8 @@ def test_figure_5_is_the_recorded_measurement(tmp_path, capsys):
     rows = [{"view": "models", "variant": f"{row.model}/eager", "batch": 128,
              "times_ms": [3000, 3100, 3200]} for row in TABLE_3]
     recorded_dir().mkdir(parents=True, exist_ok=True)
-    (recorded_dir() / "latency.json").write_text(json.dumps({"schema_version": 1, "rows": rows}))
+    (recorded_dir() / "latency.json").write_text(json.dumps(
+        {"schema_version": 1, "rows": rows, "threads": 1, "machine": {"cpu": "a processor"}}))
     assert figures(tmp_path) == 0
     svg = (tmp_path / "fig5_latency.svg").read_text()
     assert all(f">{row.label}<" in svg for row in TABLE_3)
@@ -130,4 +131,4 @@ def test_figure_that_lacks_its_runs_is_named(write_record, tmp_path, capsys):
     assert figures(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "Fig. 6, MNIST, waits for its runs: 7k, 7k-dw, 5k, 5k-dw, 1.5k-dw" in printed
-    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".md"}

@@ -1,4 +1,4 @@
-"""The numbers that the README and the committed notebooks show are the recorded ones."""
+"""The numbers that the page of results and the committed notebooks show are the recorded ones."""
 
 import re
 import shutil
@@ -8,8 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from effcnn_helpers.cli.results import results
+from effcnn_helpers.cli.results import report
 from effcnn_helpers.datasets import DATASETS
+from effcnn_helpers.maintain.figures import RESULTS
 from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
 from effcnn_helpers.tables import (
     combinations_in_one_line,
@@ -89,12 +90,9 @@ def tables_with(heading: str) -> list[tuple[Path, str]]:
     return [(path, html) for path, html in found if f">{heading}</th>" in html]
 
 
-def test_readme_shows_the_current_tables(capsys):
-    assert results("markdown") == 0
-    printed = capsys.readouterr().out.strip()
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- python -m effcnn_helpers results .*? -->\n(.*?)<!-- end of results -->", text, re.DOTALL)
-    assert shown[1].strip() == printed, "paste the output of the command into README.md again"
+def test_page_of_results_shows_the_current_tables():
+    shown = (ROOT / "figures/RESULTS.md").read_text(encoding="utf-8")
+    assert shown == RESULTS + report("markdown") + "\n", "make figures"
 
 
 def test_tables_in_the_notebooks_show_the_recorded_accuracies():

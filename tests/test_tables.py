@@ -191,6 +191,15 @@ def test_pilot_table_is_of_the_recipe_that_is_asked_for(write_record, tmp_path):
     assert pilot_table("mnist", tmp_path, "own")["mean"].to_list() == [96.0]
 
 
+def test_pilot_table_takes_the_end_of_a_run_that_comes_to_rest_and_shows_its_weight_decay(write_record, tmp_path):
+    falling = {"name": "settled-pilot", "schedule": "linear", "epochs": 8}
+    for decay, wrong in ((1e-4, 200), (5e-4, 100)):
+        write_record(wrong=wrong, root=tmp_path, recipe=falling | {"weight_decay": decay},
+                     config={"techniques": ("swa",), **HELD_OUT})
+    table = pilot_table("mnist", tmp_path, "settled")
+    assert table["1.5k-dw"].to_dict() == {("SWA", 8, "sgd", 0.1, 5e-4): 99.0, ("SWA", 8, "sgd", 0.1, 1e-4): 98.0}
+
+
 # Techniques
 
 

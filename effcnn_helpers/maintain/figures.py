@@ -1,7 +1,8 @@
-"""Redraw the paper's figures from our own runs and tensors.
+"""Redraw the paper's figures from our own runs and tensors, and write its tables with ours beside them.
 
 Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4, and what each technique adds, are what
-notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG.
+notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG. RESULTS.md holds
+the tables.
 """
 
 import base64
@@ -10,12 +11,26 @@ from pathlib import Path
 import matplotlib
 import nbformat
 
-from ..cli.run import find_notebooks
+from ..cli.results import report
+from ..cli.run import find_notebooks, write_whole
 from ..latency import latency_path, passes_by_model, read_latency
 from ..paper import TABLE_3
 from ..plots import draw_convolution_costs, plot_curves, plot_latency, use_style
 from ..records import table_runs
 
+RESULTS = """\
+# Results
+
+Every table of the paper with our numbers beside it, from the recorded runs in `effcnn_helpers/recorded`.
+`make figures` writes this page; `python -m effcnn_helpers results` prints the same.
+
+*Reproduced*: ours and the paper's reading differ by no more than two standard errors of 10,000 test images.
+*Within noise*: by more, but not by more than the luck of the seed explains. *Not reproduced*, *exceeded*: ours is
+lower or higher even so. The rule is `effcnn_helpers.statistics.verdict`. *Effect*: whether our gain over our own
+baseline is more than two of its standard errors. With 31 rows, expect one or two to be judged wrongly by chance
+alone. Label smoothing and SAM show the same numbers on MNIST by coincidence: their runs differ.
+
+"""
 
 def figures(out: Path) -> int:
     """Draw every figure that there are recorded runs for into `out`; the same runs give the same files."""
@@ -49,6 +64,8 @@ def figures(out: Path) -> int:
     else:
         print("Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full")
     take_from_notebooks(Path("notebooks"), out)
+    write_whole(out / "RESULTS.md", RESULTS + report("markdown") + "\n")
+    print(out / "RESULTS.md")
     return 0
 
 
