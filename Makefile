@@ -10,6 +10,7 @@ INSTALLED = .venv/installed
 INSTALLED_ALL = .venv/installed-all
 LATEST = .venv-latest
 LATEST_BIN = $(subst .venv,$(LATEST),$(BIN))
+SIDE_BY_SIDE = -n 2 --dist loadgroup
 PIP_INSTALL = -m pip install --disable-pip-version-check --quiet --progress-bar on
 
 # A notebook runs in its own folder, so a relative path is made absolute here, blanks and all.
@@ -26,10 +27,10 @@ notebooks: $(INSTALLED)  ## execute the whole series; executed copies go to buil
 test: $(INSTALLED_ALL)  ## unit tests and the notebooks' regression tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov $(SIDE_BY_SIDE)
 
 test-latest: $(LATEST)/installed  ## the same tests beside the newest torch, installed as on Colab
-	$(LATEST_BIN)/python -m pytest
+	$(LATEST_BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lab: $(INSTALLED)  ## open the series in JupyterLab
 	$(BIN)/jupyter lab notebooks

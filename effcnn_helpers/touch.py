@@ -4,13 +4,16 @@
 run. There `EFFCNN_PROGRESS` is 0.
 """
 
+import functools
+import html
 from collections.abc import Callable
 
 import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import display
+from matplotlib.figure import Figure
 
-from . import settings
+from . import plots, settings
 
 
 def touch(draw: Callable, **controls) -> None:
@@ -26,11 +29,28 @@ def touch(draw: Callable, **controls) -> None:
         draw()
         plt.show()
         return
-    panel = ipywidgets.interactive(draw, **controls)  # begins with the defaults of `draw`
+    # Not ipywidgets' own output area: a front end that is slow to show it would put the first picture elsewhere.
+    picture = ipywidgets.HTML()
+
+    @functools.wraps(draw)
+    def redraw(**values):
+        draw(**values)
+        figures = [plt.figure(number) for number in plt.get_fignums()]
+        picture.value = "".join(map(image_tag, figures))
+        plt.close("all")
+
+    panel = ipywidgets.interactive(redraw, **controls)  # begins with the defaults of `draw`
     for control in panel.children[:-1]:
         control.style.description_width = "initial"
         control.layout.width = "min(95%, 480px)"
-    display(panel)
+    display(ipywidgets.VBox([panel, picture]))
+
+
+def image_tag(figure: Figure) -> str:
+    """A figure as HTML, with its description for whoever cannot see it."""
+    data, metadata = plots.png_with_words(figure)
+    words = html.escape(metadata["alt"], quote=True)
+    return f'<img style="max-width: 100%" alt="{words}" src="data:image/png;base64,{data}">'
 
 
 class Guess:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,28 @@ from effcnn_helpers.recipes import Recipe, RunConfig, table_run
 from effcnn_helpers.records import SCHEMA_VERSION, RunRecord, write_run
 from effcnn_helpers.training import train
 
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+CHROMEDRIVER = shutil.which("chromedriver")
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
 # The reader's own settings must not decide a test. Matplotlib reads its one when it is imported, after this file.
-_data_dir = os.environ.pop("EFFCNN_DATA_DIR", None)
+# A process that pytest-xdist starts inherits what is set here: it finds the original ones under TESTS_.
+for _name in ("EFFCNN_DATA_DIR", "CUDA_VISIBLE_DEVICES"):
+    if _name in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[f"TESTS_{_name}"] = os.environ.pop(_name)
+_data_dir = os.environ.get("TESTS_EFFCNN_DATA_DIR")
 ORIGINAL_DATA_DIR = Path(_data_dir).resolve() if _data_dir else None
+ORIGINAL_CUDA = os.environ.get("TESTS_CUDA_VISIBLE_DEVICES")
 os.environ.pop("EFFCNN_PROFILE", None)
-ORIGINAL_CUDA = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ.update(EFFCNN_DOWNLOAD="0", EFFCNN_PROGRESS="0", MPLBACKEND="agg", CUDA_VISIBLE_DEVICES="")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: the tests of a file share its fixtures in one process, but every notebook may go anywhere."""
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -146,6 +163,23 @@ def write_record(make_record):
         write_run(record, build_model(record.config.model), root)
         return record
     return write
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window."""
+    if not (CHROMIUM and CHROMEDRIVER):
+        pytest.skip("needs chromium and chromedriver on the PATH")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in [*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, Service(CHROMEDRIVER)) as driver:
+        yield driver
 
 
 @pytest.fixture

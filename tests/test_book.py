@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import shutil
 import sys
 import threading
 import warnings
@@ -13,8 +12,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from sphinx.deprecation import RemovedInSphinx11Warning
 
 from effcnn_helpers.maintain.book import book
@@ -24,10 +21,6 @@ NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in
              sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) + sorted(ROOT.glob("notebooks/solutions/*.ipynb"))]
 PAGES = ["index.html", *(f"{name}.html" for name in NOTEBOOKS), "CONTRIBUTING.html", "figures/RESULTS.html",
          "notebooks/INSTRUCTORS.html"]
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
-CHROMEDRIVER = shutil.which("chromedriver")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 CUT_OFF = """
@@ -158,19 +151,6 @@ def server(pages):
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium without a window."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in [*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options, Service(CHROMEDRIVER)) as driver:
-        yield driver
-
-
-@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver on the PATH")
 def test_browser_draws_every_page(server, browser):
     faults = []
     for name in PAGES:

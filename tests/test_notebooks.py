@@ -5,7 +5,6 @@ with the embedded sample, no recorded run at all and a single thread. The compar
 the committed outputs both times, so they can depend on the code alone.
 """
 
-import concurrent.futures
 import os
 import re
 import shutil
@@ -52,44 +51,39 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
     return bad, done.stdout + done.stderr
 
 
-def run_in_smoke(path: Path) -> str:
+def run_in_smoke(path: Path, environment: dict[str, str]) -> str:
     """"" when the notebook runs, else what went wrong; in a process of its own, as asyncio wants a main thread."""
     code = "import pathlib, sys; from effcnn_helpers.cli.run import execute; " \
            "sys.exit(execute(pathlib.Path(sys.argv[1]), 'smoke')[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env=environment, capture_output=True,
+                          text=True)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def executed(tmp_path_factory, real_data_dir):
-    """All notebooks in both variants under nbval, and all solutions, two at a time: what came of each."""
-    folder = tmp_path_factory.mktemp("nbval")
-    (folder / "no records").mkdir()
-    # Two kernels share the cores: threads that wait must not spin.
+@pytest.fixture
+def environments(real_data_dir, tmp_path) -> dict[str, dict[str, str]]:
+    """The environment of a notebook's kernel, by variant."""
+    # Kernels share the cores: threads that wait must not spin.
     base = {**os.environ, "EFFCNN_PROFILE": "smoke", "OMP_WAIT_POLICY": "passive"}
     # conftest.py's: here the committed runs are wanted, and pictures inside the notebook.
     del base["EFFCNN_RECORDED_DIR"], base["MPLBACKEND"]
-    environments = {
+    (tmp_path / "no records").mkdir()
+    return {
         VARIANTS[0]: base | ({"EFFCNN_DATA_DIR": str(real_data_dir)} if real_data_dir else {}),
-        VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(folder / "no records"), "OMP_NUM_THREADS": "1"},
+        VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(tmp_path / "no records"), "OMP_NUM_THREADS": "1"},
     }
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        jobs = {(path.stem, variant): pool.submit(run_nbval, path, environment, folder / f"{path.stem}-{variant}.xml")
-                for path in SERIES for variant, environment in environments.items()}
-        jobs |= {path.stem: pool.submit(run_in_smoke, path) for path in SOLUTIONS}
-        return {key: job.result() for key, job in jobs.items()}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
-def test_notebook_gives_its_committed_outputs(path, variant, executed):
-    bad, output = executed[path.stem, variant]
+def test_notebook_gives_its_committed_outputs(path, variant, environments, tmp_path):
+    bad, output = run_nbval(path, environments[variant], tmp_path / "report.xml")
     assert not bad, f"{path.name}, {variant}: {bad}\n{output}"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
-def test_solutions_solve_their_exercises(path, executed):
-    assert executed[path.stem] == ""
+def test_solutions_solve_their_exercises(path, environments):
+    assert run_in_smoke(path, environments[VARIANTS[0]]) == ""
 
 
 @pytest.mark.parametrize("path", SERIES + SOLUTIONS, ids=lambda path: path.stem)

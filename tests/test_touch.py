@@ -23,15 +23,25 @@ def test_without_widgets_a_picture_is_drawn_once_with_its_defaults(monkeypatch):
     assert seen == [(3, 5)] and shown == [1]
 
 
-def test_moving_a_slider_draws_anew(moving):
+def test_moving_a_slider_draws_anew_in_the_same_place(moving):
     seen = []
-    touch(lambda row=3, side="left": seen.append((row, side)), row=(0, 9), side=["left", "right"])
-    [panel] = moving
-    row, side, _ = panel.children
+
+    def draw(row=3, side="left"):
+        seen.append((row, side))
+        plt.figure().gca().set_title(f"Row <{row}>, {side}")
+
+    touch(draw, row=(0, 9), side=["left", "right"])
+    [box] = moving
+    panel, picture = box.children
+    row, side, output = panel.children
     assert (row.value, row.max, side.value) == (3, 9, "left")
+    first = picture.value
     row.value = 4
     side.value = "right"
     assert seen == [(3, "left"), (4, "left"), (4, "right")]
+    assert first.count("<img ") == picture.value.count("<img ") == 1 and first != picture.value
+    assert 'alt="Row &lt;4&gt;, right"' in picture.value
+    assert not plt.get_fignums() and not output.outputs
 
 
 def test_guess_of_a_number_is_shown_beside_the_result(moving, capsys):
