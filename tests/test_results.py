@@ -1,14 +1,17 @@
 """The paper's tables with ours beside them, in three formats; the figures."""
 
 import base64
+import io
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 
 from effcnn_helpers.cli.results import results
-from effcnn_helpers.maintain.figures import figures
+from effcnn_helpers.maintain.figures import draw_slides, figures
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5
 from effcnn_helpers.recipes import HEADLINE, RECIPES
 from effcnn_helpers.records import recorded_dir
@@ -83,7 +86,7 @@ def test_figures_are_the_same_files_each_time(write_record, tmp_path, capsys):
         write_record(model, wrong=120)
     for out in ("first", "second"):
         assert figures(tmp_path / out) == 0
-    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    names = sorted(path.name for path in (tmp_path / "first").iterdir() if path.is_file())
     drawn = {f"{stem}.{kind}" for stem in ("fig1_depthwise_separable", "fig6_training_curves_mnist")
              for kind in ("png", "svg")}
     taken = {"fig2_squeeze.png", "fig2_excite.png", "fig3_blurpool.png", "fig4_loss_landscape.png",
@@ -112,6 +115,22 @@ def test_figure_of_a_notebook_is_its_last_output_and_is_named_when_there_is_none
     assert "fig3_not_executed waits for notebook 08" in capsys.readouterr().out
 
 
+def test_slide_shows_the_moving_picture_under_title_and_question(tmp_path, capsys):
+    picture = io.BytesIO()
+    plt.imsave(picture, np.zeros((40, 60)))
+    moving = nbformat.v4.new_code_cell("touch(draw, rate=(0, 1))", outputs=[nbformat.v4.new_output(
+        "display_data", {"image/png": base64.b64encode(picture.getvalue()).decode()})])
+    opening = nbformat.v4.new_markdown_cell("# 06 · A title\n\n**A question?**\n\n1. more")
+    for name, cells in (("06_moves", [opening, moving]), ("07_waits", [opening])):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    draw_slides(tmp_path, tmp_path / "slides")
+    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["06.png"]
+    slide = plt.imread(tmp_path / "slides/06.png")
+    assert slide.shape[:2] == (1080, 1920)
+    assert slide[:250, :, :3].min() < 0.5, "no title"
+    assert "slide of notebook 07 waits" in capsys.readouterr().out
+
+
 def test_figure_5_is_the_recorded_measurement(tmp_path, capsys):
     assert figures(tmp_path) == 0
     printed = capsys.readouterr().out
@@ -131,4 +150,4 @@ def test_figure_that_lacks_its_runs_is_named(write_record, tmp_path, capsys):
     assert figures(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "Fig. 6, MNIST, waits for its runs: 7k, 7k-dw, 5k, 5k-dw, 1.5k-dw" in printed
-    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".png", ".md"}
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".svg", ".png", ".md"}

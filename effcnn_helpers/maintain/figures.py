@@ -1,15 +1,18 @@
 """Redraw the paper's figures from our own runs and tensors, and write its tables with ours beside them.
 
 Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4, and what each technique adds, are what
-notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG. RESULTS.md holds
-the tables.
+notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG. slides/ holds the
+picture that each notebook lets its reader move, as wide as a slide. RESULTS.md holds the tables.
 """
 
 import base64
+import io
+import re
 from pathlib import Path
 
 import matplotlib
 import nbformat
+from PIL import Image
 
 from ..cli.results import report
 from ..cli.run import find_notebooks, write_whole
@@ -64,6 +67,7 @@ def figures(out: Path) -> int:
     else:
         print("Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full")
     take_from_notebooks(Path("notebooks"), out)
+    draw_slides(Path("notebooks"), out / "slides")
     write_whole(out / "RESULTS.md", RESULTS + report("markdown") + "\n")
     print(out / "RESULTS.md")
     return 0
@@ -81,6 +85,33 @@ def take_from_notebooks(notebooks: Path, out: Path) -> None:
                     continue
                 (out / f"{name}.png").write_bytes(base64.b64decode(pictures[0]))
                 print(out / f"{name}.png")
+
+
+def draw_slides(notebooks: Path, out: Path) -> None:
+    """For each notebook its moving picture, at rest, under title and question: out/NN.png, 1920 x 1080."""
+    import matplotlib.pyplot as plt
+
+    out.mkdir(parents=True, exist_ok=True)
+    for path in find_notebooks(notebooks, []):
+        cells = nbformat.read(path, as_version=4).cells
+        pictures = [output.data["image/png"] for cell in cells if re.search(r"^touch\(", cell.source, re.MULTILINE)
+                    for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        if not pictures:
+            print(f"The slide of notebook {path.stem[:2]} waits for its picture: make refresh")
+            continue
+        title, question = re.findall(r"^(?:# |\*\*)(.*?)(?:\*\*)?$", cells[0].source, re.MULTILINE)[:2]
+        figure = plt.figure(figsize=(16, 9), layout="none")
+        figure.text(0.04, 0.93, title, fontsize=34, weight="bold", va="center")
+        figure.text(0.04, 0.86, question, fontsize=20, color="0.35", va="center")
+        ax = figure.add_axes((0.04, 0.04, 0.92, 0.77))
+        ax.imshow(plt.imread(io.BytesIO(base64.b64decode(pictures[0]))), interpolation="lanczos")
+        ax.axis("off")
+        slide = io.BytesIO()
+        figure.savefig(slide, dpi=120)
+        plt.close(figure)
+        # 256 colours are enough for a plot, and a quarter of the bytes.
+        Image.open(slide).convert("RGB").quantize(256).save(out / f"{path.stem[:2]}.png", optimize=True)
+    print(out)
 
 
 def save(figure, stem: Path) -> None:
