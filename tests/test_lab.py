@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).parent.parent
-MOVED = ["06_one_cycle_lr", "08_blurpool", "13_swa"]
+MOVED = ["01_mnist_25k", "06_one_cycle_lr", "14_combinations"]
 SECONDS = 240  # at most, for a notebook to run, on a busy machine
 
 OPENED = """
@@ -73,13 +73,13 @@ def lab(tmp_path_factory):
 
 
 def moved(page) -> bool:
-    """Move the first control of the notebook's panel one step; whether its picture is another one then."""
+    """Move the panel's first slider one step, or tick its first box; whether its picture is another one then."""
     wait = WebDriverWait(page, 30, ignored_exceptions=[NoSuchElementException, StaleElementReferenceException])
     before = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, ".widget-html img").get_attribute("src"))
     panel = page.find_element(By.CSS_SELECTOR, ".widget-interact")
-    [control, *_] = panel.find_elements(By.CSS_SELECTOR, ".noUi-handle, select")
+    [control, *_] = panel.find_elements(By.CSS_SELECTOR, ".noUi-handle, input[type=checkbox]")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", control)
-    control.send_keys(Keys.ARROW_LEFT if control.tag_name == "div" else Keys.ARROW_DOWN)
+    control.send_keys(Keys.SPACE if control.tag_name == "input" else Keys.ARROW_LEFT)
 
     def another_picture(page):
         pictures = page.find_elements(By.CSS_SELECTOR, ".widget-html img")

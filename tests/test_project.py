@@ -27,7 +27,7 @@ TARGETS = {"notebooks", "test", "lab", "refresh", "figures", "results"}
 NOT_IMPORTED = {
     "ipykernel": "runs the notebooks", "ipywidgets": "draws tqdm's bars", "jupyterlab": "make lab",
     "furo": "make book", "mypy": "make test", "myst-nb": "make book", "nbval": "make test",
-    "pytest-cov": "make test", "ruff": "make test"}
+    "pytest-cov": "make test", "pytest-xdist": "make test", "ruff": "make test"}
 
 
 @pytest.fixture(scope="module")
