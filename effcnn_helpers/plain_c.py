@@ -208,7 +208,7 @@ class Lowering:
         layer = modules[target] if node.op == "call_module" else SAME_AS.get(target, lambda: None)()
         self.name = str(target) if node.op == "call_module" else node.name
         if layer is None or len(node.all_input_nodes) != 1 or len(node.all_input_nodes[0].users) != 1:
-            raise self.unknown(f"{node.op} {getattr(target, '__name__', target)}")
+            raise self.unknown(f"{node.op} {getattr(target, '__name__', target)}" if layer is None else "in a branch")
         self.layer(layer)
 
     def unknown(self, what: object) -> EffcnnError:

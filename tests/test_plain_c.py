@@ -228,6 +228,17 @@ class Branches(nn.Module):
         return self.head(x + x)
 
 
+class Forks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(1, 4, 3), nn.ReLU(), GapHead(4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.relu(x)
+        return self.head(x)
+
+
 class Decides(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -254,6 +265,7 @@ def hooked() -> nn.Module:
     (nn.Sequential(Conv3x3(1, 4), nn.Conv2d(4, 4, 3, groups=2), GapHead(4)), "layer 1 is Conv2d.*groups=2"),
     (nn.Sequential(Conv3x3(1, 4), nn.MaxPool2d(3, padding=1), GapHead(4)), "layer 1 is MaxPool2d.*padding=1"),
     (Branches(), "layer add is call_function add"),
+    (Forks(), "layer relu is in a branch"),
     (Decides(), "cannot be followed"),
     (nn.Sequential(Conv3x3(1, 4), OtherReLU(), GapHead(4)), "layer clamp is call_method clamp"),
     (hooked(), "computes something else than its layers say"),
