@@ -127,7 +127,7 @@ def check_counts(record: RunRecord) -> None:
     beyond = [index for index in record.misclassified if not 0 <= index < record.total]
     if beyond:
         raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
-    if not 0 <= record.fresh_correct <= record.total:
+    if not (isinstance(record.fresh_correct, int) and 0 <= record.fresh_correct <= record.total):
         raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
     if len(record.epochs) != record.config.epochs:
         raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")

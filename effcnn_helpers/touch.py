@@ -34,10 +34,12 @@ def touch(draw: Callable, **controls) -> None:
 
     @functools.wraps(draw)
     def redraw(**values):
+        others = set(plt.get_fignums())
         draw(**values)
-        figures = [plt.figure(number) for number in plt.get_fignums()]
+        figures = [plt.figure(number) for number in plt.get_fignums() if number not in others]
         picture.value = "".join(map(image_tag, figures))
-        plt.close("all")
+        for figure in figures:
+            plt.close(figure)
 
     panel = ipywidgets.interactive(redraw, **controls)  # begins with the defaults of `draw`
     for control in panel.children[:-1]:

@@ -30,7 +30,9 @@ def test_moving_a_slider_draws_anew_in_the_same_place(moving):
         seen.append((row, side))
         plt.figure().gca().set_title(f"Row <{row}>, {side}")
 
+    another = plt.figure()
     touch(draw, row=(0, 9), side=["left", "right"])
+    open_before = plt.get_fignums()
     [box] = moving
     panel, picture = box.children
     row, side, output = panel.children
@@ -41,7 +43,8 @@ def test_moving_a_slider_draws_anew_in_the_same_place(moving):
     assert seen == [(3, "left"), (4, "left"), (4, "right")]
     assert first.count("<img ") == picture.value.count("<img ") == 1 and first != picture.value
     assert 'alt="Row &lt;4&gt;, right"' in picture.value
-    assert not plt.get_fignums() and not output.outputs
+    assert plt.fignum_exists(another.number) and len(plt.get_fignums()) == len(open_before) and not output.outputs
+    plt.close(another)
 
 
 def test_guess_of_a_number_is_shown_beside_the_result(moving, capsys):

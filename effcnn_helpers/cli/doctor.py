@@ -42,7 +42,7 @@ INSTALL = shlex.join([sys.executable, "-m", *(
     ("effcnn_helpers.complete_install", "deploy"))])
 EXTRAS = {"deploy": "the runtimes of notebook 15", "test": "the test suite",
           "lab": "a server for notebooks of your own", "book": "the HTML edition"}
-IMPORT_NAMES = {"mosaicml": "composer", "ipython": "IPython"}  # not pip's names
+IMPORT_NAMES = {"mosaicml": "composer", "ipython": "IPython", "pillow": "PIL"}  # not pip's names
 
 
 class Line(NamedTuple):
