@@ -122,9 +122,9 @@ def refuse(kind: str, entry, problems: dict[str, str | None]) -> None:
             raise EffcnnError(f"{kind}.{field} is {getattr(entry, field)!r}; use {expected}")
 
 
-# By name and dataset. "constant": the plain recipe of the first measurement, which stops in a zigzag. "settled": its
-# rate falls to 0, so that a run comes to rest. Both were chosen by validation runs (cli/selections.py names them,
-# tables.pilot_table shows them).
+# By name and dataset. "constant": the plain recipe of the first measurement, which stops in a zigzag; chosen by
+# validation runs (cli/selections.py names them, tables.pilot_table shows them). "settled": its rate falls to 0, so that
+# a run comes to rest; its validation runs are under way, so its numbers may still change.
 RECIPES = {(recipe.name, dataset): recipe for dataset, recipe in (
     ("mnist", Recipe("constant", epochs=12)),
     ("cifar10", Recipe("constant", epochs=20)),
