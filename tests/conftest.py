@@ -36,6 +36,15 @@ os.environ.pop("EFFCNN_PROFILE", None)
 os.environ.update(EFFCNN_DOWNLOAD="0", EFFCNN_PROGRESS="0", MPLBACKEND="agg", CUDA_VISIBLE_DEVICES="")
 
 
+def kernel_environment() -> dict[str, str]:
+    """What the kernel of a notebook under test inherits: the smoke profile, the committed runs, pictures inline."""
+    # Kernels share the cores: threads that wait must not spin.
+    environment = {**os.environ, "EFFCNN_PROFILE": "smoke", "OMP_WAIT_POLICY": "passive"}
+    for name in ("EFFCNN_RECORDED_DIR", "MPLBACKEND"):  # set above and below for all other tests
+        environment.pop(name, None)
+    return environment
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: the tests of a file share its fixtures in one process, but every notebook may go anywhere."""
     for item in items:

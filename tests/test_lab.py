@@ -1,7 +1,6 @@
 """What a learner moves, moved in a real JupyterLab: the picture follows."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import kernel_environment
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -49,11 +49,9 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "EFFCNN_PROFILE": "smoke", "EFFCNN_PROGRESS": "1", "OMP_WAIT_POLICY": "passive",
-                   "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
-                   "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
-    # conftest.py's: here the committed runs are wanted, and pictures inside the notebook.
-    del environment["EFFCNN_RECORDED_DIR"], environment["MPLBACKEND"]
+    environment = kernel_environment() | {
+        "EFFCNN_PROGRESS": "1", "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
          f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"],

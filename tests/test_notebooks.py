@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import kernel_environment
 
 ROOT = Path(__file__).parents[1]
 SERIES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -63,10 +64,7 @@ def run_in_smoke(path: Path, environment: dict[str, str]) -> str:
 @pytest.fixture
 def environments(real_data_dir, tmp_path) -> dict[str, dict[str, str]]:
     """The environment of a notebook's kernel, by variant."""
-    # Kernels share the cores: threads that wait must not spin.
-    base = {**os.environ, "EFFCNN_PROFILE": "smoke", "OMP_WAIT_POLICY": "passive"}
-    # conftest.py's: here the committed runs are wanted, and pictures inside the notebook.
-    del base["EFFCNN_RECORDED_DIR"], base["MPLBACKEND"]
+    base = kernel_environment()
     (tmp_path / "no records").mkdir()
     return {
         VARIANTS[0]: base | ({"EFFCNN_DATA_DIR": str(real_data_dir)} if real_data_dir else {}),
@@ -145,7 +143,11 @@ def test_a_changed_output_and_a_hanging_cell_turn_nbval_red(tmp_path):
     assert len(bad) == 3, output
 
 
+UNCHANGED = ("models.py", "padding=1", "padding=1")
+
+
 @pytest.mark.parametrize("module, right, wrong, stem", [
+    (*UNCHANGED, "02_mnist_7k"), (*UNCHANGED, "10_mixup"),
     ("models.py", "padding=1", "padding=0", "02_mnist_7k"),
     ("techniques.py", "MixUp(alpha=MIXUP_ALPHA)", "MixUp(alpha=1.0)", "10_mixup"),
     # Smoothed before the labels are blended: the right class gets another share.
@@ -159,9 +161,8 @@ def test_a_fault_in_a_helper_turns_its_notebook_red(module, right, wrong, stem, 
     source = path.read_text(encoding="utf-8")
     assert right in source
     path.write_text(source.replace(right, wrong), encoding="utf-8")
-    environment = {**os.environ, "EFFCNN_PROFILE": "smoke"}
-    del environment["MPLBACKEND"]
+    environment = kernel_environment() | {"EFFCNN_RECORDED_DIR": os.environ["EFFCNN_RECORDED_DIR"]}
     (tmp_path / "notebooks").mkdir()  # the first cell takes the helpers of the checkout that it lies in
     notebook = shutil.copy(ROOT / f"notebooks/{stem}.ipynb", tmp_path / "notebooks")
     bad, output = run_nbval(notebook, environment, tmp_path / "report.xml")
-    assert bad, output
+    assert bool(bad) == (right != wrong), output

@@ -21,7 +21,7 @@ CONSTANT = Recipe("constant", epochs=12)  # of MNIST; CIFAR-10's has 20
 # Stages of validation runs by recipe and dataset: (rows as (model, techniques), recipes to try on each of them).
 # "constant": several choices for a part of the recipe's epochs, then the best of them (CIFAR-10: of each optimiser,
 # as all four were level) for all. A run with SWA is a baseline until its last epoch, so its curve serves for both.
-# "settled": for half of the epochs first; the two best of them for all, with techniques, too.
+# "settled": for half of the epochs first; then for all, with techniques, too: the best of them and what RECIPES has.
 Stage = tuple[list[tuple[str, tuple[str, ...]]], list[Recipe]]
 PILOTS: dict[tuple[str, str], list[Stage]] = {
     ("constant", "mnist"): [
@@ -48,7 +48,7 @@ PILOTS: dict[tuple[str, str], list[Stage]] = {
         ([("143k-dw", ())],
          [settling(10, rate, decay) for rate, decay in ((0.05, 5e-4), (0.1, 5e-4), (0.2, 5e-4), (0.1, 1e-3))]),
         ([("143k-dw", ()), ("143k-dw", ("swa",)), ("143k-dw", STACK)],
-         [settling(20, 0.05, 5e-4), settling(20, 0.1, 5e-4)]),
+         [settling(20, 0.2, 5e-4), settling(20, 0.1, 1e-3), settling(20, 0.1, 5e-4)]),
     ],
 }
 

@@ -35,6 +35,7 @@ alone. Label smoothing and SAM show the same numbers on MNIST by coincidence: th
 
 """
 
+
 def figures(out: Path) -> int:
     """Draw every figure that there are recorded runs for into `out`; the same runs give the same files."""
     matplotlib.use("agg")
@@ -78,13 +79,18 @@ def take_from_notebooks(notebooks: Path, out: Path) -> None:
     for path in find_notebooks(notebooks, []):
         for cell in nbformat.read(path, as_version=4).cells:
             for name in (tag.removeprefix("figure:") for tag in cell.metadata.get("tags", []) if "figure:" in tag):
-                pictures = [output.data["image/png"] for output in cell.outputs
-                            if "image/png" in output.get("data", {})]
+                pictures = pictures_of(cell)
                 if not pictures:
                     print(f"{name} waits for notebook {path.stem[:2]} to be executed: make refresh")
                     continue
-                (out / f"{name}.png").write_bytes(base64.b64decode(pictures[0]))
+                (out / f"{name}.png").write_bytes(pictures[0])
                 print(out / f"{name}.png")
+
+
+def pictures_of(cell: nbformat.NotebookNode) -> list[bytes]:
+    """The PNG files among a cell's outputs."""
+    return [base64.b64decode(output.data["image/png"]) for output in cell.get("outputs", [])
+            if "image/png" in output.get("data", {})]
 
 
 def draw_slides(notebooks: Path, out: Path) -> None:
@@ -94,8 +100,8 @@ def draw_slides(notebooks: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in find_notebooks(notebooks, []):
         cells = nbformat.read(path, as_version=4).cells
-        pictures = [output.data["image/png"] for cell in cells if re.search(r"^touch\(", cell.source, re.MULTILINE)
-                    for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        pictures = [picture for cell in cells if re.search(r"^touch\(", cell.source, re.MULTILINE)
+                    for picture in pictures_of(cell)]
         if not pictures:
             print(f"The slide of notebook {path.stem[:2]} waits for its picture: make refresh")
             continue
@@ -104,7 +110,7 @@ def draw_slides(notebooks: Path, out: Path) -> None:
         figure.text(0.04, 0.93, title, fontsize=34, weight="bold", va="center")
         figure.text(0.04, 0.86, question, fontsize=20, color="0.35", va="center")
         ax = figure.add_axes((0.04, 0.04, 0.92, 0.77))
-        ax.imshow(plt.imread(io.BytesIO(base64.b64decode(pictures[0]))), interpolation="lanczos")
+        ax.imshow(plt.imread(io.BytesIO(pictures[0])), interpolation="lanczos")
         ax.axis("off")
         slide = io.BytesIO()
         figure.savefig(slide, dpi=120)
