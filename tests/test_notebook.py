@@ -1,5 +1,6 @@
 """What the notebooks share: start, checks of exercises, headline; and the install beside another torch."""
 
+import asyncio
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,7 @@ def test_started_notebook_draws_inline_whatever_the_shell_asks_for(backend, tmp_
              "plt.plot([1, 2])\nplt.show()"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]),
                    tmp_path / "01_any.ipynb")
-    executed, error = run.execute(tmp_path / "01_any.ipynb", "smoke")
+    executed, error = asyncio.run(run.execute(tmp_path / "01_any.ipynb", "smoke"))
     assert error is None
     [output] = executed.cells[1].outputs
     assert "image/png" in output.data

@@ -81,12 +81,13 @@ def test_run_prints_headlines_and_names_the_error_of_a_failing_cell(project, mon
     write_notebook(project / "notebooks/02_bad.ipynb", "1 / 0", "print('Headline: reached')")
     write_notebook(project / "notebooks/03_dies.ipynb", "import os", "os._exit(1)")
     assert main(["run", "--profile", "smoke", "--out", "copies"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
+    *lines, last = capsys.readouterr().out.splitlines()
+    lines.sort()  # whichever ends first is told first
+    assert len(lines) == 3
     assert re.fullmatch(r"01_good +\d+ s  2 \+ 2 is 4", lines[0])
     assert re.fullmatch(r"02_bad +\d+ s  FAILED: ZeroDivisionError: division by zero", lines[1])
     assert re.fullmatch(r"03_dies +\d+ s  FAILED: the kernel died.*", lines[2])
-    assert lines[3].startswith("3 notebooks, 2 failed")
+    assert last.startswith("3 notebooks, 2 failed")
 
     assert (project / "notebooks/01_good.ipynb").read_text() == good
     executed = nbformat.read(project / "copies/01_good.ipynb", as_version=4)
@@ -126,14 +127,59 @@ def test_run_in_place_writes_outputs_into_the_notebooks_and_leaves_nothing_else(
         "solutions/00_start_solutions.ipynb", "solutions/01_bad_solutions.ipynb"]
 
 
+# Side by side
+
+MEETS = """
+import pathlib, time
+pathlib.Path("{mine}").touch()
+while not pathlib.Path("{other}").exists():
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("cores, together", [(2, True), (1, False)])
+def test_two_notebooks_run_at_once_where_there_are_cores_and_what_times_networks_runs_alone_at_the_end(
+        cores, together, project, monkeypatch):
+    monkeypatch.setattr(runner, "usable_cores", lambda: cores)
+    meets = MEETS if together else ""
+    write_notebook(project / "notebooks/01_first.ipynb", meets.format(mine="a", other="b"), "open('a_done', 'w')")
+    write_notebook(project / "notebooks/02_second.ipynb", meets.format(mine="b", other="a"), "open('b_done', 'w')")
+    write_notebook(project / "notebooks/15_latency.ipynb", "open('a_done'), open('b_done')")
+    write_notebook(project / "notebooks/16_later.ipynb", "1 + 1")
+    assert main(["run"]) == 0
+
+
+def test_one_notebook_at_a_time_in_place_and_where_it_is_asked_for(project, monkeypatch):
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+    others = "import pathlib, time\nassert not list(pathlib.Path().glob('*.busy'))\n"
+    for name in ("01_first", "02_second"):
+        write_notebook(project / f"notebooks/{name}.ipynb",
+                       f"{others}busy = pathlib.Path('{name}.busy')\nbusy.touch()\ntime.sleep(0.5)\nbusy.unlink()")
+    assert main(["run", "--in-place"]) == 0
+    assert main(["run", "--jobs", "1"]) == 0
+
+
+def test_copy_that_cannot_be_written_ends_the_run_as_itself(project, monkeypatch):
+    """Not as a group of errors, and without a kernel left."""
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "write_whole", full)
+    for name in ("01_first", "02_second"):
+        write_notebook(project / f"notebooks/{name}.ipynb", "1 + 1")
+    with pytest.raises(OSError, match="No space left"):
+        main(["run"])
+
+
 # Stopped
 
 
-def interrupted(number: int, project: Path, times: int = 1) -> tuple[int, str, float]:
+def interrupted(number: int, project: Path, times: int = 1, options: tuple[str, ...] = ("--in-place",),
+                kernels_started: tuple[str, ...] = ("started",)) -> tuple[int, str, float]:
     """Status, output and seconds of a run that gets a signal as a terminal sends it, to the whole group."""
-    process = subprocess.Popen([sys.executable, "-m", "effcnn_helpers", "run", "--in-place"], stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-m", "effcnn_helpers", "run", *options], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    while not (project / "notebooks/started").exists() and process.poll() is None:
+    while not all((project / "notebooks" / name).exists() for name in kernels_started) and process.poll() is None:
         time.sleep(0.05)
     start = time.monotonic()
     for _ in range(times):
@@ -164,6 +210,17 @@ def test_signal_after_the_first_notebook_ends_everything_too(project):
     ended, output, seconds = interrupted(signal.SIGTERM, project)
     assert (ended, seconds < 5) == (143, True), output
     assert "01_first" in output and "02_next" not in output
+
+
+def test_signal_ends_two_notebooks_at_once(project):
+    for name in ("01_first", "02_second"):
+        write_notebook(project / f"notebooks/{name}.ipynb", TRAINS.replace("started", name))
+    ended, output, seconds = interrupted(signal.SIGTERM, project, options=("--jobs", "2"),
+                                         kernels_started=("01_first", "02_second"))
+    assert kernels() == []
+    assert (ended, seconds < 5) == (143, True), output
+    assert "FAILED" not in output and "Traceback" not in output
+    assert not list((project / "build/notebooks").iterdir())
 
 
 def test_interrupted_run_leaves_the_signal_handlers_as_they_were(project, capsys):
@@ -222,9 +279,9 @@ def test_kernel_that_cannot_start_is_named_and_the_next_notebook_is_tried(launch
         write_notebook(project / f"notebooks/{name}.ipynb", "1 + 1")
     assert main(["run"]) == 1
     shown = capfd.readouterr()
-    lines = [re.sub(r" +\d+ s ", "", line) for line in shown.out.splitlines()]
-    assert lines[:2] == [f"{name} FAILED: the kernel could not start: {cause}" for name in ("01_first", "02_next")]
-    assert lines[2].startswith("2 notebooks, 2 failed") and shown.err == ""
+    *lines, last = [re.sub(r" +\d+ s ", "", line) for line in shown.out.splitlines()]
+    assert sorted(lines) == [f"{name} FAILED: the kernel could not start: {cause}" for name in ("01_first", "02_next")]
+    assert last.startswith("2 notebooks, 2 failed") and shown.err == ""
 
 
 def test_python_that_cannot_be_started_is_named(project, monkeypatch, capsys):

@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
                      help="write the outputs into the committed notebooks")
     run.add_argument("--out", type=Path, default=Path("build/notebooks"),
                      help="default: %(default)s")
+    run.add_argument("--jobs", type=int, help="notebooks at a time (default: 2 on two or more cores, 1 in place)")
 
     book = commands.add_parser("book", help="build the series as HTML pages, with contents")
     book.add_argument("--out", type=Path, default=Path("build/book"), help="default: %(default)s")

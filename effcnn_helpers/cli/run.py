@@ -1,4 +1,4 @@
-"""Execute the notebooks headless, in order, each in a kernel of its own."""
+"""Execute the notebooks headless, each in a kernel of its own, two at a time."""
 
 import asyncio
 import concurrent.futures
@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +20,12 @@ from jupyter_client.manager import AsyncKernelManager
 
 from .. import settings
 from ..errors import EffcnnError
+from ..machine import usable_cores
 
 CELL_SECONDS = 600
 START_SECONDS = 60    # for a kernel to answer
 STOP_SECONDS = 2      # for a kernel to end by itself
+TIMES_NETWORKS = "15"
 INLINE = "module://matplotlib_inline.backend_inline"
 
 
@@ -41,11 +43,16 @@ class KernelStartError(Exception):
     """A kernel that could not start; its text is the cause."""
 
 
-def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
+Executed = tuple[nbformat.NotebookNode, str | None]
+
+
+def run(numbers: list[str], profile: str, in_place: bool, out: Path, jobs: int | None = None) -> int:
     """Execute the notebooks with these numbers (all when none is given); 0 when none failed.
 
     in_place: write the outputs into notebooks/ itself, the solutions' too; otherwise copies
     (ipynb, HTML) go to `out`.
+    jobs: how many at a time. Default: two where there are two cores, as a kernel takes half of them
+    (see machine.choose_threads); one in place, as these outputs are kept, and times are among them.
     Raises EffcnnError for a number or setting that is wrong.
     """
     for check in settings.CHECKS.values():
@@ -58,11 +65,10 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
     else:
         settings.make_folder(out)
     failed = 0
-    for path in notebooks:
-        start = time.monotonic()
-        if sys.stdout.isatty():
-            print(f"{path.stem} …\r", end="", flush=True)
-        notebook, error = execute(path, profile)
+
+    def finish(path: Path, executed: Executed, seconds: float) -> None:
+        nonlocal failed
+        notebook, error = executed
         if in_place and not error:
             write_whole(path, nbformat.writes(notebook) + "\n")
         elif not in_place:
@@ -70,8 +76,10 @@ def run(numbers: list[str], profile: str, in_place: bool, out: Path) -> int:
             html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
             write_whole(out / f"{path.stem}.html", html)
         failed += error is not None
-        seconds = time.monotonic() - start
         print(f"{path.stem:25} {seconds:5.0f} s  {error or headline_of(notebook)}", flush=True)
+
+    jobs = jobs or (1 if in_place or usable_cores() < 2 else 2)
+    in_background(execute_all(notebooks, profile, jobs, finish))
     where = "" if in_place else f"; executed copies in {out}"
     print(f"{len(notebooks)} notebooks, {failed} failed{where}")
     return 1 if failed else 0
@@ -91,11 +99,36 @@ def find_notebooks(folder: Path, numbers: list[str]) -> list[Path]:
     return [path for path in series if path.name[:2] in numbers]
 
 
-def execute(path: Path, profile: str) -> tuple[nbformat.NotebookNode, str | None]:
-    """The executed notebook and, when a cell failed, one line that says which and how.
+async def execute_all(notebooks: list[Path], profile: str, jobs: int,
+                      finish: Callable[[Path, Executed, float], None]) -> None:
+    """Execute notebooks, `jobs` at a time, handing each to `finish` with the seconds that it took.
 
-    A signal ends the kernel, then goes on as the exception that it raised.
+    Those that time networks run last, each alone.
     """
+    free = asyncio.Semaphore(jobs)
+
+    async def one(path: Path) -> None:
+        async with free:
+            start = time.monotonic()
+            if sys.stdout.isatty():
+                print(f"{path.stem} …\r", end="", flush=True)
+            executed = await execute(path, profile)
+            finish(path, executed, time.monotonic() - start)
+
+    alone = [path for path in notebooks if path.name.startswith(TIMES_NETWORKS)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for path in notebooks:
+                if path not in alone:
+                    group.create_task(one(path))
+    except* Exception as problems:
+        raise problems.exceptions[0] from None
+    for path in alone:
+        await one(path)
+
+
+async def execute(path: Path, profile: str) -> Executed:
+    """The executed notebook and, when a cell failed, one line that says which and how."""
     notebook = nbformat.read(path, as_version=4)
     manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), shutdown_wait_time=STOP_SECONDS)
     client = nbclient.NotebookClient(
@@ -104,12 +137,14 @@ def execute(path: Path, profile: str) -> tuple[nbformat.NotebookNode, str | None
     error = None
     with tempfile.TemporaryFile() as terminal:
         try:
-            in_background(in_kernel(client, manager, kernel_environment(profile), terminal))
+            await in_kernel(client, manager, kernel_environment(profile), terminal)
         except nbclient.exceptions.CellExecutionError as problem:
             error = f"FAILED: {problem.ename}: {problem.evalue}"
         except nbclient.exceptions.CellTimeoutError:
             error = f"FAILED: a cell took longer than {CELL_SECONDS} s"
         except nbclient.exceptions.DeadKernelError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError from None  # which nbclient takes for a death
             error = "FAILED: the kernel died"
             print(*lines_of(terminal), sep="\n", end="", file=sys.stderr)
         except KernelStartError as problem:
@@ -127,7 +162,8 @@ async def in_kernel(client: nbclient.NotebookClient, manager: AsyncKernelManager
     """
     try:
         try:
-            await client.async_start_new_kernel(env=environment, stdout=terminal, stderr=terminal)
+            await to_its_end(client.async_start_new_kernel(
+                env=environment, stdout=terminal, stderr=terminal))
             client.kc = manager.client()
             client.kc.start_channels()
             await client.kc.wait_for_ready(timeout=START_SECONDS)
@@ -136,16 +172,27 @@ async def in_kernel(client: nbclient.NotebookClient, manager: AsyncKernelManager
         client.kc.allow_stdin = False
         await client.async_execute(cleanup_kc=False)
     finally:
-        if manager.has_kernel:
-            await manager.shutdown_kernel()
         if client.kc is not None:
             client.kc.stop_channels()
+        if manager.has_kernel:
+            await to_its_end(manager.shutdown_kernel())
+
+
+async def to_its_end(work: Coroutine) -> None:
+    """Await `work` whole, also when cancelled meanwhile: half of it would leave a kernel behind."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def in_background(work: Coroutine) -> None:
     """Await `work` in a thread, so that signals meet this one; they cancel it and wait for its end.
 
-    In the main thread, nbclient would answer them: by ending the kernel and going on.
+    A signal then goes on as the exception that it raised. In the main thread, nbclient would answer it:
+    by ending the kernel and going on.
     """
     with (settings.signal_handlers_kept(),
           asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
