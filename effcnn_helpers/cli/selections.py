@@ -21,7 +21,7 @@ CONSTANT = Recipe("constant", epochs=12)  # of MNIST; CIFAR-10's has 20
 # Stages of validation runs by recipe and dataset: (rows as (model, techniques), recipes to try on each of them).
 # "constant": several choices for a part of the recipe's epochs, then the best of them (CIFAR-10: of each optimiser,
 # as all four were level) for all. A run with SWA is a baseline until its last epoch, so its curve serves for both.
-# "settled": for half of the epochs first; then for all, with techniques, too: the best of them and what RECIPES has.
+# "settled": for half of the epochs first; then the two best of them for all, with techniques, too.
 Stage = tuple[list[tuple[str, tuple[str, ...]]], list[Recipe]]
 PILOTS: dict[tuple[str, str], list[Stage]] = {
     ("constant", "mnist"): [
@@ -41,14 +41,15 @@ PILOTS: dict[tuple[str, str], list[Stage]] = {
     ("settled", "mnist"): [
         ([("25k", ()), ("1.5k-dw", ())],
          [settling(10, rate, decay) for rate in (0.1, 0.3) for decay in (1e-4, 5e-4)]),
-        ([("25k", ()), ("1.5k-dw", ()), ("25k", ("swa",)), ("1.5k-dw", ("swa",))],
+        ([("25k", ()), ("1.5k-dw", ()), ("1.5k-dw", ("swa",))],
          [settling(20, 0.1, 5e-4), settling(20, 0.3, 1e-4)]),
     ],
     ("settled", "cifar10"): [
         ([("143k-dw", ())],
-         [settling(10, rate, decay) for rate, decay in ((0.05, 5e-4), (0.1, 5e-4), (0.2, 5e-4), (0.1, 1e-3))]),
-        ([("143k-dw", ()), ("143k-dw", ("swa",)), ("143k-dw", STACK)],
-         [settling(20, 0.2, 5e-4), settling(20, 0.1, 1e-3), settling(20, 0.1, 5e-4)]),
+         [settling(10, rate, decay)
+          for rate, decay in ((0.05, 5e-4), (0.1, 5e-4), (0.2, 5e-4), (0.3, 5e-4), (0.1, 1e-3), (0.2, 1e-3))]),
+        ([("143k-dw", ()), ("143k-dw", STACK), ("143k-dw", ("swa",))],
+         [settling(20, 0.2, 1e-3), settling(20, 0.3, 5e-4)]),
     ],
 }
 
