@@ -10,8 +10,9 @@
   faster BatchNorm for uneven widths; `machine`: what it runs on.
 - `records`: what a run left, written and read back.
 - `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
-- `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `plain_c`: the
-  same weights as C without dependencies.
+- `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `lowering`: a
+  network as a few plain steps; `plain_c`: the same weights as C without dependencies.
+- `draw_page`: a page to draw digits on, which the same weights answer in the browser.
 - `notebook`: how each notebook starts, checks answers, ends; `touch`: what a learner moves in it, and
   guesses.
 - `settings`: what the environment says; `errors`: the one error for what a user can mend;

@@ -19,8 +19,8 @@ from effcnn_helpers.maintain.book import book
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in
              sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) + sorted(ROOT.glob("notebooks/solutions/*.ipynb"))]
-PAGES = ["index.html", *(f"{name}.html" for name in NOTEBOOKS), "CONTRIBUTING.html", "figures/RESULTS.html",
-         "notebooks/INSTRUCTORS.html"]
+PAGES = ["index.html", *(f"{name}.html" for name in NOTEBOOKS), "draw.html", "CONTRIBUTING.html",
+         "figures/RESULTS.html", "notebooks/INSTRUCTORS.html"]
 
 
 CUT_OFF = """
@@ -64,7 +64,12 @@ def test_contents_list_every_notebook_in_order(pages, soups):
     listed = [link["href"] for link in soups[pages / "index.html"].select(".sidebar-tree a")]
     assert listed == PAGES[1:] and len(listed) >= 16
     for page, soup in soups.items():
-        assert len(soup.select(".sidebar-tree a")) == len(listed), page
+        if page.name != "draw.html":
+            assert len(soup.select(".sidebar-tree a")) == len(listed), page
+
+
+def test_page_to_draw_on_is_the_one_among_the_figures(pages):
+    assert (pages / "draw.html").read_bytes() == (ROOT / "figures/draw.html").read_bytes()
 
 
 def test_links_of_the_readme_lead_to_pages(pages, soups):
@@ -111,6 +116,21 @@ def test_every_link_and_picture_leads_somewhere(pages, soups):
 
 def test_pages_hold_no_state_of_widgets(pages):
     assert [page.name for page in pages.rglob("*.html") if "widget-state" in page.read_text(encoding="utf-8")] == []
+
+
+def test_the_readmes_link_to_the_page_to_draw_on_leads_to_it(tmp_path):
+    for folder in ("notebooks/solutions", "figures"):
+        (tmp_path / folder).mkdir(parents=True)
+    notebook = {"cells": [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# First\n"}],
+                "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    for path in ("notebooks/00_first.ipynb", "notebooks/solutions/00_first_solutions.ipynb"):
+        (tmp_path / path).write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / "figures/draw.html").write_text("<p>the page", encoding="utf-8")
+    (tmp_path / "README.md").write_text("# Title\n\n[draw](figures/draw.html)\n", encoding="utf-8")
+    assert build(tmp_path, tmp_path / "book") == 0
+    index = BeautifulSoup((tmp_path / "book/index.html").read_text(encoding="utf-8"), "html.parser")
+    assert [link["href"] for link in index.select("article p a")] == ["draw.html"]
+    assert (tmp_path / "book/draw.html").read_text(encoding="utf-8") == "<p>the page"
 
 
 @pytest.mark.parametrize("fault", ["[lost](02_lost.ipynb)", r"$\nonsense{x}$"])

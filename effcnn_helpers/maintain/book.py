@@ -47,6 +47,16 @@ notebooks/[0-9]*
 notebooks/solutions/*
 ```
 """
+DRAW_PAGE = Path("figures/draw.html")
+# In the contents stands a page with nothing but a title; the page to draw on then takes its place.
+DRAW = """
+
+```{toctree}
+:hidden:
+:caption: Try it
+draw
+```
+"""
 MORE = """
 ```{{toctree}}
 :hidden:
@@ -77,6 +87,8 @@ def book(out: Path) -> int:
         if sphinx.main(["-q", "-W", "--keep-going", "-d", f"{folder}/doctrees", str(source), str(built)]):
             print("the book has the faults that are named above")
             return 1
+        if DRAW_PAGE.is_file():
+            shutil.copy(DRAW_PAGE, built / DRAW_PAGE.name)
         shutil.copytree(built, out, dirs_exist_ok=True)
     bare = [path.stem for path in series if not is_executed(path)]
     if bare:
@@ -98,7 +110,12 @@ def write_source(folder: Path, notebooks: list[Path]) -> None:
     for path in notebooks:
         (folder / path).write_text(with_alternative_texts(path.read_text(encoding="utf-8")), encoding="utf-8")
     more = "\n".join(path.with_suffix("").as_posix() for path in dict.fromkeys(linked) if path.suffix == ".md")
-    contents = CONTENTS + (MORE.format(pages=more) if more else "")
+    contents = CONTENTS
+    if DRAW_PAGE.is_file():
+        contents += DRAW
+        readme = readme.replace(f"]({DRAW_PAGE.as_posix()})", "](draw.md)")
+        (folder / "draw.md").write_text("# A page to draw on\n", encoding="utf-8")
+    contents += (MORE.format(pages=more) if more else "")
     (folder / "index.md").write_text(readme + contents, encoding="utf-8")
     (folder / "static").mkdir()
     (folder / "static/book.css").write_text(STYLE, encoding="utf-8")

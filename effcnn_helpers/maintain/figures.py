@@ -2,7 +2,8 @@
 
 Figs. 1, 5 and 6 are drawn here, as SVG and PNG. Figs. 2 to 4, and what each technique adds, are what
 notebooks draw in cells tagged "figure:NAME"; their last outputs are taken out, as PNG. slides/ holds the
-picture that each notebook lets its reader move, as wide as a slide. RESULTS.md holds the tables.
+picture that each notebook lets its reader move, as wide as a slide. draw.html is the page to draw on.
+RESULTS.md holds the tables.
 """
 
 import base64
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ..cli.results import report
 from ..cli.run import find_notebooks, write_whole
+from ..draw_page import draw_page, missing_runs
 from ..latency import latency_path, passes_by_model, read_latency
 from ..paper import TABLE_3
 from ..plots import draw_convolution_costs, plot_curves, plot_latency, use_style
@@ -69,6 +71,11 @@ def figures(out: Path) -> int:
         print("Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full")
     take_from_notebooks(Path("notebooks"), out)
     draw_slides(Path("notebooks"), out / "slides")
+    if missing_runs():
+        print(f"The page to draw on waits for its runs: {', '.join(missing_runs())}")
+    else:
+        write_whole(out / "draw.html", draw_page())
+        print(out / "draw.html")
     write_whole(out / "RESULTS.md", RESULTS + report("markdown") + "\n")
     print(out / "RESULTS.md")
     return 0
