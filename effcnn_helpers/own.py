@@ -69,7 +69,7 @@ def own_dataset(source: str | Path, image_shape: tuple[int, int, int] = (1, 28, 
     found = read_source(source, image_shape)
     name = name or re.sub(r"[^\w .-]", "-", found.name).lstrip("_ .-") or "own"
     name = f"own-{name}" if name in DATASETS else name
-    labels, in_test = np.array(found.labels), np.array(found.in_test)
+    labels, in_test = np.array(found.labels, int), np.array(found.in_test, bool)
     remark_on_pictures(found, image_shape)
     kept = ~left_out(found, labels, in_test)
     refuse_if_too_few(found, labels, kept & ~in_test)
@@ -154,8 +154,8 @@ def recipe_within(budget: str, train_images: int, epochs: int | None = None) -> 
 def recipe_in_words(recipe: Recipe, train_images: int) -> str:
     """How long a training is."""
     steps = math.ceil(train_images / recipe.batch_size)
-    return f"{recipe.epochs} epochs of {steps:,} steps, {recipe.epochs * steps:,} in all, with {recipe.batch_size} " \
-           "images each"
+    return (f"{recipe.epochs} epochs of {steps:,} steps with {recipe.batch_size} images, {recipe.epochs * steps:,} "
+            f"steps in all (by default at least {LEAST_STEPS})")
 
 
 def train_within(budget: str, dataset: ImageDataset, epochs: int | None = None, seed: int = 0,
@@ -181,12 +181,15 @@ def train_within(budget: str, dataset: ImageDataset, epochs: int | None = None, 
 def save_trained(folder: str | Path, record: RunRecord, network: nn.Module, spec: DatasetSpec) -> Path:
     """Write a new folder in one move: run.json, weights.safetensors and, unless it is in DATASETS, dataset.json.
 
-    Raises EffcnnError when the folder is there already, or when the network is none of models.MODELS and so could
-    not be built again.
+    Raises EffcnnError when the folder is there already, when the run was on another dataset, or when
+    its network is none of models.MODELS and so could not be built again.
     """
     folder = Path(folder)
     refuse_existing(folder)
     model_of(record.config.model)
+    if record.config.dataset != spec.name:
+        raise EffcnnError(f"the run was on {record.config.dataset}, and the dataset given is {spec.name}; give that "
+                          "of the run")
     with written_whole(folder) as whole:
         write_into(whole, record, network)
         if spec.name not in DATASETS:
@@ -232,11 +235,11 @@ def read_spec(path: Path, record: RunRecord) -> DatasetSpec:
         values = json.loads(path.read_text(encoding="utf-8"))
         model = MODELS[values.pop("model")]
         spec = DatasetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-        numbers = [float(value) for value in (*spec.mean, *spec.std)]
         fits = (model.name, spec.name, spec.image_shape) == (
             record.config.model, record.config.dataset, model.image_shape)
-        if not (fits and len(numbers) == 2 * spec.image_shape[0] and min(spec.std) > 0 and len(spec.classes) > 1
-                and all(isinstance(name, str) for name in spec.classes)):
+        [*map(float, spec.mean)]  # a TypeError or ValueError for anything but numbers
+        if not (fits and len(spec.mean) == len(spec.std) == spec.image_shape[0] and min(spec.std) > 0
+                and len(spec.classes) > 1 and all(isinstance(name, str) for name in spec.classes)):
             raise ValueError("it is not the dataset of run.json")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path}: {type(error).__name__}: {error}; delete the folder and train the run again with "

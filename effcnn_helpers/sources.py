@@ -41,7 +41,10 @@ def read_source(source: str | Path, image_shape: tuple[int, int, int]) -> Found:
     """All pictures of a folder, an npz file or a further dataset. Raises DataError for anything else."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return read_folder(path, image_shape)
+        try:
+            return read_folder(path, image_shape)
+        except OSError as error:
+            raise DataError(f"{settings.access_problem(path, error)}; make it readable, or copy what is") from error
     if path.is_file():
         return from_arrays(read_arrays(path, *LAYOUTS), path.stem, path.name, image_shape)
     spec = FURTHER.get(re.sub(r"\W", "", str(source).lower()))

@@ -144,6 +144,10 @@ def test_a_class_without_an_image_or_too_few_in_all_are_refused_with_what_was_fo
     (folder / "cow/a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"remove the class; damaged files, left out \(1\): cow/a\.png"):
         own_dataset(folder)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"the class 'cat' .* damaged files, left out \(31\): cat/00\.png"):
+        own_dataset(folder)
     few = picture_folder({"cat": 10, "dog": 9}, "few")
     with pytest.raises(DataError, match="folder few has 19 images to train on; expected 20 or more: add some"):
         own_dataset(few)

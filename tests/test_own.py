@@ -1,11 +1,12 @@
 """From a folder of pictures to a trained network and its answers, in code and by the two commands."""
 
+import contextlib
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,7 +144,8 @@ def test_a_small_folder_is_gone_through_more_often_and_in_small_batches():
     assert small == replace(usual, batch_size=32, epochs=24) and 24 * 25 == LEAST_STEPS
     assert recipe_within("25k", 2_000) == replace(usual, batch_size=32), "20 epochs are enough"
     assert recipe_within("25k", 800, epochs=3) == replace(small, epochs=3)
-    assert recipe_in_words(small, 801) == "24 epochs of 26 steps, 624 in all, with 32 images each"
+    assert recipe_in_words(small, 801) == (
+        "24 epochs of 26 steps with 32 images, 624 steps in all (by default at least 600)")
 
 
 def test_images_of_another_shape_than_the_budgets_are_refused(picture_folder):
@@ -182,19 +184,20 @@ def trained(tmp_path_factory, session_folders) -> dict:
     """What `train` says and leaves of a short training on the example."""
     root = tmp_path_factory.mktemp("trained")
     folder = write_example(root / "shapes", EXAMPLE, flaws=True)
-    # As a process of its own, as in a terminal.
-    done = subprocess.run([sys.executable, "-m", "effcnn_helpers", "train", str(folder), "--budget", "1.5k",
-                           "--epochs", "2", "--seed", "3"], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {"root": root, "folder": folder, "said": done.stdout, "model": root / "trained/shapes-1.5k",
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(root)
+        assert main(["train", str(folder), "--budget", "1.5k", "--epochs", "2", "--seed", "3"]) == 0
+    return {"root": root, "folder": folder, "said": said.getvalue(), "model": root / "trained/shapes-1.5k",
             "trained": load_trained(root / "trained/shapes-1.5k"), "checked": own_dataset(folder, seed=3)}
 
 
 def test_train_says_what_it_found_how_good_it_is_and_where_the_network_is(trained):
     lines, record = trained["said"].splitlines(), trained["trained"].record
-    assert lines[0] == "folder shapes: 10 classes, 65 training and 16 test images of 1 × 28 × 28"
+    assert lines[0] == "folder shapes: 10 classes, 61 training and 20 test images of 1 × 28 × 28"
     assert "- damaged files, left out (1): disc/damaged.png" in lines
-    assert "training 1.5K-DW (1,560 parameters): 2 epochs of 3 steps, 6 in all, with 32 images each" in lines
+    assert "training 1.5K-DW (1,560 parameters): 2 epochs of 2 steps with 32 images, 4 steps in all "\
+           "(by default at least 600)" in lines
     assert lines[-2] == accuracy_in_words(record)
     where = Path("trained/shapes-1.5k")
     assert lines[-1] == f"kept in {where}; try it: python -m effcnn_helpers predict {where} IMAGE"
@@ -209,7 +212,7 @@ def test_what_is_kept_is_the_network_that_was_trained_on_these_images(trained):
     config = saved.record.config
     assert (config.model, config.dataset, config.seed, config.epochs) == ("1.5k-dw", "shapes", 3, 2)
     right = (predict(saved.network, data.test, saved.spec).argmax(dim=1) == data.test.y).sum()
-    assert (saved.record.correct, saved.record.total) == (right, 16)
+    assert (saved.record.correct, saved.record.total) == (right, 20)
 
 
 def test_training_again_gives_the_same_network(trained):
@@ -342,11 +345,13 @@ def test_folder_is_written_whole_or_not_at_all(saved, tmp_path, monkeypatch):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_network_that_could_not_be_built_again_is_refused(saved, tmp_path):
+def test_what_could_not_be_loaded_again_is_not_saved(saved, tmp_path):
     loaded = load_trained(saved)
     record = replace(loaded.record, config=replace(loaded.record.config, model="mine"))
     with pytest.raises(EffcnnError, match="unknown model 'mine'"):
         save_trained(tmp_path / "mine", record, loaded.network, loaded.spec)
+    with pytest.raises(EffcnnError, match="the run was on pets, and the dataset given is birds; give that of the run"):
+        save_trained(tmp_path / "mine", loaded.record, loaded.network, replace(loaded.spec, name="birds"))
     assert not (tmp_path / "mine").exists()
 
 
@@ -431,20 +436,19 @@ def test_misuse_ends_with_status_2(arguments, capsys):
     capsys.readouterr()
 
 
-def test_interrupted_training_keeps_nothing_and_says_so(trained, tmp_path):
-    """A real Ctrl-C, once it trains."""
+def test_interrupted_training_keeps_nothing_and_says_so(terminal_signals, trained, tmp_path, monkeypatch):
+    """A real Ctrl-C in a process of its own, once the bar says that an epoch is over."""
+    monkeypatch.setenv("EFFCNN_PROGRESS", "1")
     process = subprocess.Popen(
-        [sys.executable, "-m", "effcnn_helpers", "train", str(trained["folder"]), "--budget", "1.5k", "--epochs", "999",
-         "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    for line in process.stdout:
-        if line.startswith("training"):
-            break
-    time.sleep(1)
+        [sys.executable, "-m", "effcnn_helpers", "train", str(trained["folder"]), "--budget", "1.5k",
+         "--epochs", "9999", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    errors = b""
+    while b"epoch 1/9999" not in errors and process.poll() is None:
+        errors += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    errors += process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
-    assert "Traceback" not in errors and errors.endswith("stopped; nothing is kept\n")
+    assert b"Traceback" not in errors and errors.endswith(b"stopped; nothing is kept\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -125,6 +125,18 @@ def test_folder_that_is_no_dataset_is_refused(picture_folder, tmp_path):
     assert "has the class 'cow', which has no training images; the classes are cat, dog" in message(tmp_path / "parts")
 
 
+def test_folder_of_another_user_is_refused_with_its_owner(picture_folder, monkeypatch):
+    """The superuser may read everything, so what another one would meet is made up here."""
+    folder = picture_folder({"cat": 1, "dog": 1})
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(DataError, match=r"things cannot be read or written \(Permission denied\); .* belongs to"):
+        read_source(folder, GREY)
+
+
 def arrays(count: int = 6, size: tuple[int, ...] = (28, 28), labels=(0, 1)) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(count).integers(0, 256, (count, *size), np.uint8)
     return x, np.array([labels[0], *(labels[row % len(labels)] for row in range(count - 1))])  # in no order
