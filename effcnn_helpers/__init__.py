@@ -9,6 +9,8 @@
 - `training`: a run through Composer's Trainer; `callbacks`: what it does on the way; `batchnorm`: a
   faster BatchNorm for uneven widths; `machine`: what it runs on.
 - `records`: what a run left, written and read back.
+- `own`: images of your own, trained on within a budget; `sources`, `findings`, `pictures`: how they
+  are found, checked, converted.
 - `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `lowering`: a
   network as a few plain steps; `plain_c`: the same weights as C without dependencies.

@@ -187,19 +187,30 @@ def is_there(path: Path) -> bool:
 
 def read_npz(spec: DatasetSpec, path: Path) -> dict[str, np.ndarray]:
     """The four arrays of an npz file. Raises DataError, naming the file, when they are not a dataset's."""
+    return in_one_layout(spec, read_arrays(path), str(path))
+
+
+def read_arrays(path: Path, *layouts: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by the first of these layouts that it has in full. Default: KEYS.
+
+    Raises DataError, naming the file, when it cannot be read or has none of them.
+    """
+    layouts = layouts or (KEYS,)
     remedy = f"delete or replace {path}"
     try:
         # Opened here, because np.load leaves a damaged file open.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in KEYS}
+            keys = next((keys for keys in layouts if set(keys) <= set(file)), layouts[0])
+            arrays = {key: file[key] for key in keys}
     except KeyError as error:
-        raise DataError(f"{path} has no array {error}; expected {', '.join(KEYS)}: {remedy}") from error
+        expected = " or ".join(", ".join(keys) for keys in layouts)
+        raise DataError(f"{path} has no array {error}; expected {expected}: {remedy}") from error
     except PermissionError as error:
         raise DataError(f"{settings.access_problem(path, error)}; set EFFCNN_CACHE_DIR or EFFCNN_DATA_DIR to a "
                         "folder of your own") from error
     except Exception as error:  # zip, zlib and numpy name damage in a dozen ways
         raise DataError(f"{path} cannot be read as an npz file ({error}): {remedy}") from error
-    return in_one_layout(spec, arrays, str(path))
+    return arrays
 
 
 def dataset_from_arrays(spec: DatasetSpec, arrays: dict[str, np.ndarray], source: str) -> ImageDataset:

@@ -1,6 +1,7 @@
 """Real data sets by torchvision, in a process of its own: one time limit for all, and one error."""
 
 import contextlib
+import inspect
 import os
 import socket
 import subprocess
@@ -84,15 +85,27 @@ def failure(name: str, folder: Path) -> str | None:
 
     kind = getattr(torchvision.datasets, name)
     try:
-        train, test = (kind(folder, train=train, download=True) for train in (True, False))
-        arrays = {"x_train": train.data, "y_train": train.targets,
-                  "x_test": test.data, "y_test": test.targets}
+        by_split = "split" in inspect.signature(kind).parameters
+        arrays = {}
+        for part in ("train", "test"):
+            which = {"split": part} if by_split else {"train": part == "train"}
+            images = kind(folder, download=True, **which)
+            arrays |= in_keras_layout(images, part)
         np.savez(folder / "arrays.npz",
                  **{key: np.asarray(array, np.uint8)  # type: ignore[arg-type]
                     for key, array in arrays.items()})
     except Exception as error:  # no network, a proxy without host, an error page, a full disk …
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
+
+
+def in_keras_layout(images, part: str) -> dict:
+    """The arrays x_train and y_train, say, of one of torchvision's image datasets."""
+    x = images.data
+    if x.ndim == 4 and x.shape[1] == 3:  # SVHN puts the channels first, and calls its labels so
+        x = x.transpose(0, 2, 3, 1)
+    y = images.targets if hasattr(images, "targets") else images.labels
+    return {f"x_{part}": x, f"y_{part}": y}
 
 
 def main() -> int:

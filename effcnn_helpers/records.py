@@ -21,6 +21,7 @@ from .recipes import HEADLINE, RunConfig, config_from, dataset_of, table_run
 from .techniques import add_to_network
 
 SCHEMA_VERSION = 3
+SWEEP = "`python -m effcnn_helpers sweep`"
 WRITING = ".writing-"  # begins the names of folders that are not whole yet
 
 
@@ -72,9 +73,13 @@ def recorded_dir() -> Path:
     return settings.recorded_dir()
 
 
-def build_network(config: RunConfig) -> nn.Module:
-    """A fresh network of a configuration, with the techniques that change it; weights from torch's global generator."""
-    classes = len(DATASETS[config.dataset].classes) if config.dataset in DATASETS else 10
+def build_network(config: RunConfig, classes: int | None = None) -> nn.Module:
+    """A fresh network of a configuration, with the techniques that change it; weights from torch's global generator.
+
+    classes: how many. Default: the dataset's, 10 where it is in no list.
+    """
+    if classes is None:
+        classes = len(DATASETS[config.dataset].classes) if config.dataset in DATASETS else 10
     return add_to_network(build_model(config.model, classes), config.techniques)
 
 
@@ -133,42 +138,58 @@ def check_counts(record: RunRecord) -> None:
         raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path, by: str = SWEEP) -> RunRecord:
     """The record in a run's folder. Raises RecordError, naming the file, when it is missing or damaged."""
     path = Path(folder) / "run.json"
     try:
         return record_from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecordError) as error:
-        raise RecordError(f"{path}: {error}; delete the folder and train the run again with "
-                          "`python -m effcnn_helpers sweep`") from error
+        raise RecordError(f"{path}: {error}; delete the folder and train the run again with {by}") from error
 
 
 def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
     """The trained network of a recorded run, in evaluation mode. Raises RecordError for damaged weights."""
-    path = (root or recorded_dir()) / record.config.name / "weights.safetensors"
-    network = build_network(record.config)
+    return network_in((root or recorded_dir()) / record.config.name, record.config)
+
+
+def network_in(folder: Path, config: RunConfig, classes: int | None = None, by: str = SWEEP) -> nn.Module:
+    """The network whose weights are in a folder. Raises RecordError when they are another's, or damaged."""
+    path = Path(folder) / "weights.safetensors"
+    network = build_network(config, classes)
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise RecordError(f"{path} does not hold the weights of {record.config.model}: {error}; delete the run's "
-                          "folder and train it again with `python -m effcnn_helpers sweep`") from error
+        raise RecordError(f"{path} does not hold the weights of {config.model}: {error}; delete the run's "
+                          f"folder and train it again with {by}") from error
     return network.eval()
 
 
 def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -> Path:
     """Write a run's folder under `root` in one move. When it is there already, the first one stays."""
     folder = (root or recorded_dir()) / record.config.name
+    with written_whole(folder) as whole:
+        write_into(whole, record, network)
+    return folder
+
+
+def write_into(folder: Path, record: RunRecord, network: nn.Module) -> None:
+    """The two files of a run."""
+    (folder / "run.json").write_text(record_to_json(record), encoding="utf-8")
+    safetensors.torch.save_file(contiguous_state(network), folder / "weights.safetensors")
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into, which becomes `folder` in one move; one that is there already stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
         whole = Path(temporary) / folder.name
         whole.mkdir()
-        (whole / "run.json").write_text(record_to_json(record), encoding="utf-8")
-        safetensors.torch.save_file(contiguous_state(network), whole / "weights.safetensors")
+        yield whole
         with contextlib.suppress(OSError):
             whole.rename(folder)
     if not folder.is_dir():
         raise RecordError(f"{folder} could not be written; check that its parent folder is writable")
-    return folder
 
 
 def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:

@@ -54,6 +54,17 @@ def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> f
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
+def wilson_percent(correct: int, images: int, sigmas: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for an accuracy, in percent: the accuracies that `correct` of `images` leave possible.
+
+    Unlike the accuracy ± its standard error it stays within 0 to 100 % and is honest for few images.
+    """
+    share, square = correct / images, sigmas**2 / images
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return 100 * (middle - half), 100 * (middle + half)
+
+
 def pooled_sd_percent(rows: Iterable[list[RunRecord]], accuracy: Accuracy = last_epoch) -> float:
     """Seed-to-seed standard deviation, pooled over the rows with several runs; 0 if there is none."""
     summaries = [summary_of(runs, accuracy) for runs in rows if len(runs) > 1]

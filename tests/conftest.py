@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from effcnn_helpers.datasets import ImageDataset, load_images
 from effcnn_helpers.models import build_model, count_parameters
@@ -189,6 +190,24 @@ def browser(tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options, Service(CHROMEDRIVER)) as driver:
         yield driver
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """A function that makes a folder with so many pictures of noise in each class folder, no two of them alike."""
+    random = np.random.default_rng(0)
+
+    def make(counts: dict[str, int], name: str = "things", size: tuple[int, int] = (28, 28), colour: bool = False,
+             root: Path | None = None) -> Path:
+        folder = (root or tmp_path) / name
+        for label, count in counts.items():
+            (folder / label).mkdir(parents=True)
+            for row in range(count):
+                pixels = random.integers(0, 256, (*size[::-1], 3) if colour else size[::-1], np.uint8)
+                Image.fromarray(pixels).save(folder / label / f"{row:02}.png")
+        return folder
+
+    return make
 
 
 @pytest.fixture

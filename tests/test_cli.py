@@ -38,12 +38,12 @@ def test_example_of_the_help_is_understood(line, monkeypatch):
 
 def test_every_command_that_a_reader_needs_has_an_example():
     shown = {shlex.split(line)[3] for line in example_lines()}
-    assert shown == {"doctor", "sweep", "verify", "results", "bench", "run", "book"}
+    assert shown == {"doctor", "sweep", "train", "predict", "verify", "results", "bench", "run", "book"}
 
 
 @pytest.mark.parametrize("arguments, message", [
     ([], "required: command"),
-    (["train"], "invalid choice: 'train'"),
+    (["teach"], "invalid choice: 'teach'"),
     (["sweep", "--jobs", "0"], "--jobs is 0; use a number above 0"),
     (["sweep", "--threads", "-1"], "--threads is -1"),
     (["sweep", "--minutes", "0"], "--minutes is 0.0"),

@@ -182,6 +182,25 @@ def cause(name: str = "MNIST") -> str:
     return said
 
 
+def test_dataset_with_channels_first_and_labels_of_another_name_comes_in_the_same_layout(tmp_path, monkeypatch):
+    """So torchvision has SVHN."""
+    arrays = {part: np.random.default_rng(size).integers(0, 256, (size, 3, 32, 30), np.uint8)
+              for part, size in (("train", 5), ("test", 2))}
+
+    class HouseNumbers:
+        def __init__(self, root, split, download):
+            assert download
+            self.data, self.labels = arrays[split], np.arange(len(arrays[split]))
+
+    monkeypatch.setattr(torchvision.datasets, "SVHN", HouseNumbers)
+    assert downloads.failure("SVHN", tmp_path) is None
+    with np.load(tmp_path / "arrays.npz") as file:
+        assert set(file) == set(KEYS)
+        for part in ("train", "test"):
+            assert np.array_equal(file[f"x_{part}"][:, 4, 7], arrays[part][:, :, 4, 7])
+            assert np.array_equal(file[f"y_{part}"], range(len(arrays[part])))
+
+
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10"])
 def test_no_server(name, point_torchvision_at):
     with socket.socket() as probe:

@@ -21,6 +21,7 @@ from effcnn_helpers.statistics import (
     summarise,
     summary_of,
     verdict,
+    wilson_percent,
 )
 
 
@@ -257,3 +258,17 @@ def test_gain_by_another_accuracy_compares_that_one(make_record):
 def test_gain_of_runs_on_other_images_is_refused(make_record):
     with pytest.raises(EffcnnError, match="measured on different images"):
         gain_over([make_record(config={"evaluate_on": "validation"})], [make_record()])
+
+
+@pytest.mark.parametrize("correct, images", [(0, 20), (20, 20), (7, 20), (159, 200), (9_834, 10_000)])
+def test_wilsons_interval_ends_where_the_count_lies_two_standard_errors_away(correct, images):
+    low, high = wilson_percent(correct, images)
+    assert 0 <= round(low, 9) <= 100 * correct / images <= round(high, 9) <= 100
+    for end in (low, high):
+        if 0 < round(end, 9) < 100:
+            assert abs(100 * correct / images - end) == pytest.approx(1.96 * binomial_se_percent(end, images))
+
+
+def test_wilsons_interval_as_others_compute_it():
+    """An example of Newcombe (1998), who compares such intervals: 15 of 148."""
+    assert wilson_percent(15, 148) == pytest.approx((6.24, 16.05), abs=0.01)

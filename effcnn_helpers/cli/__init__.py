@@ -18,6 +18,10 @@ EXAMPLES = """examples:
       train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
   python -m effcnn_helpers sweep cifar10 143k-dw/blurpool
       the CIFAR-10 half of Table 3 and one row of Table 4
+  python -m effcnn_helpers train photos --budget 143k
+      train on images of your own, a folder per class; the network goes to trained/photos-143k
+  python -m effcnn_helpers predict trained/photos-143k new.jpg
+      what that network sees in a picture
   python -m effcnn_helpers verify --quick
       re-measure the recorded runs of seed 0 on the first 1,000 test images
   python -m effcnn_helpers results --format markdown
@@ -67,6 +71,22 @@ def main(arguments: list[str] | None = None) -> int:
     sweep.add_argument("--out", type=Path,
                        help="folder for the recorded runs (default: the package's own for the full "
                        "profile, build/smoke-runs for smoke)")
+
+    train = commands.add_parser("train", help="train a small network on images of your own")
+    train.add_argument("source", metavar="FOLDER",
+                       help="a folder with a folder per class (or with such a train and a test folder), "
+                       "an .npz file, or Fashion-MNIST, KMNIST, SVHN, CIFAR-100")
+    train.add_argument("--budget", choices=["1.5k", "25k", "143k"], default="25k",
+                       help="parameters: 1.5k and 25k see 28 × 28 grey pixels, 143k 32 × 32 in colour "
+                       "(default: %(default)s)")
+    train.add_argument("--epochs", type=int, help="default: the recipe's, more for few images")
+    train.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    train.add_argument("--out", type=Path, help="a new folder (default: trained/NAME-BUDGET)")
+
+    predict = commands.add_parser("predict", help="what a trained network sees in images")
+    predict.add_argument("model", type=Path, metavar="MODEL",
+                         help="a folder that train wrote, or that of a recorded run")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns")
 
     verify = commands.add_parser("verify", help="re-measure the recorded runs from their weights")
     verify.add_argument("--quick", action="store_true",
@@ -122,7 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
             status = 130 if isinstance(end, KeyboardInterrupt) else end.code
             if status not in (130, 143):
                 raise
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            kept = "nothing is kept" if command == "train" else "the same command goes on from here"
+            print(f"\nstopped; {kept}", file=sys.stderr)
             return status
 
 

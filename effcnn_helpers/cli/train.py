@@ -1,0 +1,35 @@
+"""Train a network of a budget on images of your own, and keep it."""
+
+from pathlib import Path
+
+from ..models import count_parameters
+from ..own import (
+    accuracy_in_words,
+    model_within,
+    own_dataset,
+    recipe_in_words,
+    recipe_within,
+    refuse_existing,
+    save_trained,
+    train_within,
+)
+
+
+def train(source: str, budget: str, epochs: int | None, seed: int, out: Path | None) -> int:
+    """Read and check the images, train, say how good it is and where it is."""
+    model = model_within(budget)
+    if out:
+        refuse_existing(out)  # before anybody waits for a training that cannot be kept
+    checked = own_dataset(source, model.image_shape, seed=seed)
+    out = out or Path("trained") / f"{checked.dataset.name}-{budget}"
+    refuse_existing(out)
+    print(checked, flush=True)
+    images = len(checked.dataset.train)
+    recipe = recipe_within(budget, images, epochs)
+    parameters = count_parameters(model.build(len(checked.dataset.classes)))
+    print(f"training {model.label} ({parameters:,} parameters): {recipe_in_words(recipe, images)}", flush=True)
+    trained = train_within(budget, checked.dataset, epochs, seed)
+    print(accuracy_in_words(trained.record))
+    print(f"kept in {save_trained(out, trained.record, trained.network, trained.spec)}; try it: "
+          f"python -m effcnn_helpers predict {out} IMAGE")
+    return 0
