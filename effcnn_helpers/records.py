@@ -1,6 +1,5 @@
 """Recorded runs: what a run left, and reading, writing, finding it. A folder each: run.json, weights.safetensors."""
 
-import contextlib
 import io
 import json
 import tempfile
@@ -156,18 +155,25 @@ def read_network(record: RunRecord, root: Path | None = None) -> nn.Module:
 
 
 def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -> Path:
-    """Write a run's folder under `root` in one move. When it is there already, the first one stays."""
+    """Write a run's folder under `root` in one move. When it is there already, the first one stays.
+
+    Raises RecordError, with the cause, when it cannot be written.
+    """
     folder = (root or recorded_dir()) / record.config.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
-        whole = Path(temporary) / folder.name
-        whole.mkdir()
-        (whole / "run.json").write_text(record_to_json(record), encoding="utf-8")
-        safetensors.torch.save_file(contiguous_state(network), whole / "weights.safetensors")
-        with contextlib.suppress(OSError):
+    cause = ""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
+            whole = Path(temporary) / folder.name
+            whole.mkdir()
+            (whole / "run.json").write_text(record_to_json(record), encoding="utf-8")
+            safetensors.torch.save_file(contiguous_state(network), whole / "weights.safetensors")
             whole.rename(folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        cause = str(error)
     if not folder.is_dir():
-        raise RecordError(f"{folder} could not be written; check that its parent folder is writable")
+        raise RecordError(f"{folder} could not be written ({cause}); make room, or see to it that its parent folder "
+                          "is writable, and the same command goes on from the run's last epoch")
     return folder
 
 

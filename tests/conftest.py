@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,14 +109,25 @@ def digits_folder(digits, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def worker(digits_folder, monkeypatch):
-    """A function that starts a run's own process, as a sweep does, with the embedded digits as its data."""
+    """A function that starts a process for runs, as a sweep does, with the embedded digits as its data.
+
+    Let it `begin` a run, then read its `reports`.
+    """
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
+    started = []
 
-    def start(config: RunConfig, root: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "effcnn_helpers.cli.worker", json.dumps(asdict(config)),
-                                 str(root), "1"], stdout=subprocess.PIPE, text=True)
+    def start(root: Path) -> SimpleNamespace:
+        process = subprocess.Popen([sys.executable, "-m", "effcnn_helpers.cli.worker", str(root), "1"],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return SimpleNamespace(
+            process=process, reports=(json.loads(line) for line in process.stdout if line.startswith("{")),
+            begin=lambda config: print(json.dumps(asdict(config)), file=process.stdin, flush=True))
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")
