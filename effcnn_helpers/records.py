@@ -120,14 +120,19 @@ def record_from_json(text: str) -> RunRecord:
 
 def check_counts(record: RunRecord) -> None:
     """Raise RecordError unless the record's counts agree with each other."""
+    numbers = {name: getattr(record, name) for name in ("correct", "fresh_correct", "total")}
+    for name, number in numbers.items():
+        least = 1 if name == "total" else 0
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= record.total:
+            raise RecordError(f"{name} is {number!r} of {record.total!r}")
     if record.total - record.correct != len(record.misclassified):
         raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
                           "are listed as misclassified")
     beyond = [index for index in record.misclassified if not 0 <= index < record.total]
     if beyond:
         raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
-    if not (isinstance(record.fresh_correct, int) and 0 <= record.fresh_correct <= record.total):
-        raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
+    if not all(isinstance(row, dict) for row in record.epochs):
+        raise RecordError("an epoch is not listed by its values")
     if len(record.epochs) != record.config.epochs:
         raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
 

@@ -3,6 +3,9 @@
 import json
 import os
 import queue
+import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -181,6 +184,60 @@ def test_worker_keeps_the_traceback_of_a_mistake_of_ours(monkeypatch, tmp_path):
         worker.work(table_run("7k"), tmp_path, 1)
 
 
+def result_of(config: RunConfig, root: Path) -> tuple[dict, bytes]:
+    """A run's record without clocks, and its weights."""
+    values = asdict(read_run(root / config.name))
+    for name in ("started", "ended", "train_seconds"):
+        values.pop(name)
+    for row in values["epochs"]:
+        row.pop("seconds")
+    return values, (root / config.name / "weights.safetensors").read_bytes()
+
+
+def test_run_has_the_same_result_in_a_fresh_process_and_after_others(worker, tmp_path):
+    """Also after one that failed in the middle, and one that changed how Composer trains."""
+    config = RunConfig("1.5k-dw", "mnist", Recipe("tiny", epochs=2), train_images=256, test_images=200)
+    before = [replace(config, techniques=("mixup", "sam", "swa"), seed=1),
+              replace(config, recipe=replace(config.recipe, learning_rate=1e30)),
+              replace(config, recipe=replace(config.recipe, batch_size=32, optimizer="adam"))]
+    results = []
+    for place, configs in (("fresh", [config]), ("after others", [*before, config])):
+        process = worker(tmp_path / place)
+        statuses = []
+        for run in configs:
+            process.begin(run)
+            statuses += [next(report["status"] for report in process.reports if "status" in report)]
+        results.append(result_of(config, tmp_path / place))
+    assert statuses == [0, 1, 0, 0]
+    assert results[0] == results[1]
+
+
+SOAK = bool(os.environ.get("TESTS_SOAK"))
+RUNS, KILLED = (200, 10) if SOAK else (5, 1)
+
+
+def test_sweep_whose_workers_are_killed_records_every_run_once(digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
+    command = [sys.executable, "-m", "effcnn_helpers", "sweep", "1.5k-dw", "--profile", "smoke", "--out",
+               str(tmp_path), "--seeds", *map(str, range(RUNS))]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sweeping:
+        ended, killed = [], 0
+        for line in sweeping.stdout:
+            ended += re.findall(r"(\S+)  recorded: ", line)
+            if len(ended) > (killed + 0.5) * RUNS / (KILLED + 1) and killed < KILLED and "  epoch " in line:
+                random.choice(psutil.Process(sweeping.pid).children()).kill()
+                killed += 1
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert killed == KILLED and sweeping.returncode == 0
+    assert len(ended) == len(set(ended)) == len(list(all_runs(tmp_path))) == RUNS
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and ".writing-" not in str(path)]
+    assert len(files) == 2 * RUNS
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{seconds / RUNS:.2f} seconds of processor time per run, its training and all imports included")
+    assert not SOAK or seconds / RUNS < 2
+
+
 # How long it takes
 
 
@@ -315,7 +372,7 @@ def sleepers(monkeypatch):
     yield started
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_sweep_stops_what_still_trains_when_the_time_is_up(

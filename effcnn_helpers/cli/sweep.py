@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -40,9 +41,8 @@ class Worker:
     def begin(self, config: RunConfig, seconds: float) -> None:
         """Let it train a run."""
         self.config, self.seconds_left = config, seconds
-        with contextlib.suppress(OSError):  # it has just ended, which its last report will tell
-            self.process.stdin.write(json.dumps(asdict(config)) + "\n")
-            self.process.stdin.flush()
+        with contextlib.suppress(OSError, ValueError):  # it has just ended, which its last report will tell
+            os.write(self.process.stdin.fileno(), (json.dumps(asdict(config)) + "\n").encode())
 
 
 def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
@@ -126,8 +126,6 @@ def stop(processes: list[subprocess.Popen]) -> None:
     """End processes: ask all of them, and kill what is still there after STOP_SECONDS."""
     for process in processes:
         process.terminate()
-        if process.stdin:
-            process.stdin.close()
     deadline = time.monotonic() + STOP_SECONDS
     for process in processes:
         try:
@@ -145,11 +143,11 @@ def start_worker(root: Path, threads: int, reports: queue.Queue) -> Worker:
         process_group=0))  # so that Ctrl-C in a terminal reaches the sweep alone, which ends its workers
 
     def read():
-        with worker.process.stdout as lines:
-            for line in lines:
+        with worker.process as process:
+            for line in process.stdout:
                 if line.startswith("{"):
                     reports.put((worker, json.loads(line)))
-        reports.put((worker, {"ended": worker.process.wait()}))
+        reports.put((worker, {"ended": process.returncode}))
 
     threading.Thread(target=read, daemon=True).start()
     return worker
