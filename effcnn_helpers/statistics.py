@@ -62,8 +62,8 @@ def summary_of(runs: list[RunRecord], accuracy: Accuracy = last_epoch) -> Summar
 def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> float:
     """Standard error, in percentage points, of an accuracy measured once on `images` test images."""
     check_percent(accuracy_percent)
-    if images < 1:
-        raise EffcnnError(f"images is {images!r}; use 1 or more")
+    if not isinstance(images, int) or images < 1:
+        raise EffcnnError(f"images is {images!r}; use a whole number of 1 or more")
     share = accuracy_percent / 100
     return 100 * math.sqrt(share * (1 - share) / images)
 

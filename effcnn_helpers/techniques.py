@@ -178,7 +178,7 @@ def technique_of(name: str) -> Technique:
 
 def chosen(techniques: Iterable[str]) -> list[Technique]:
     """The entries of several techniques, in their order. Raises EffcnnError for what is no list of known names."""
-    if isinstance(techniques, str) or not isinstance(techniques, Iterable):
+    if isinstance(techniques, str | bytes) or not isinstance(techniques, Iterable):
         raise EffcnnError(f"techniques are {techniques!r}; use a list of names such as ['sam']")
     return [technique_of(name) for name in techniques]
 

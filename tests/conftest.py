@@ -46,6 +46,15 @@ def kernel_environment() -> dict[str, str]:
     return environment
 
 
+def result_of(record: RunRecord) -> dict:
+    """All of a record that the same run has again: no clocks, nor the version of code that is edited meanwhile."""
+    values = asdict(record)
+    for name in ("started", "ended", "train_seconds", "resumed", "git"):
+        values.pop(name)
+    values["epochs"] = [{**row, "seconds": 0} for row in record.epochs]
+    return values
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: the tests of a file share its fixtures in one process, but every notebook may go anywhere."""
     for item in items:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from conftest import result_of
 
 from effcnn_helpers.cli import sweep, worker
 from effcnn_helpers.cli.recording import unfinished_dir
@@ -184,16 +185,6 @@ def test_worker_keeps_the_traceback_of_a_mistake_of_ours(monkeypatch, tmp_path):
         worker.work(table_run("7k"), tmp_path, 1)
 
 
-def result_of(config: RunConfig, root: Path) -> tuple[dict, bytes]:
-    """A run's record without clocks, and its weights."""
-    values = asdict(read_run(root / config.name))
-    for name in ("started", "ended", "train_seconds"):
-        values.pop(name)
-    for row in values["epochs"]:
-        row.pop("seconds")
-    return values, (root / config.name / "weights.safetensors").read_bytes()
-
-
 def test_run_has_the_same_result_in_a_fresh_process_and_after_others(worker, tmp_path):
     """Also after one that failed in the middle, and one that changed how Composer trains."""
     config = RunConfig("1.5k-dw", "mnist", Recipe("tiny", epochs=2), train_images=256, test_images=200)
@@ -207,7 +198,8 @@ def test_run_has_the_same_result_in_a_fresh_process_and_after_others(worker, tmp
         for run in configs:
             process.begin(run)
             statuses += [next(report["status"] for report in process.reports if "status" in report)]
-        results.append(result_of(config, tmp_path / place))
+        folder = tmp_path / place / config.name
+        results.append((result_of(read_run(folder)), (folder / "weights.safetensors").read_bytes()))
     assert statuses == [0, 1, 0, 0]
     assert results[0] == results[1]
 
