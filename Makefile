@@ -1,5 +1,5 @@
 # Each target sets up .venv by itself and only wraps a command that works without make (see README.md).
-.PHONY: notebooks test test-latest lab refresh book figures results bench lock clean help
+.PHONY: notebooks test soak test-latest lab refresh book figures results bench lock clean help
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -28,6 +28,10 @@ test: $(INSTALLED_ALL)  ## unit tests and the notebooks' regression tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov $(SIDE_BY_SIDE)
+
+soak: $(INSTALLED_ALL)  ## faults and wrong values, tried many times over (an hour or more; nothing else running)
+	TESTS_SOAK=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_properties.py \
+		tests/test_sweep.py tests/test_supply_chain.py
 
 test-latest: $(LATEST)/installed  ## the same tests beside the newest torch, installed as on Colab
 	$(LATEST_BIN)/python -m pytest $(SIDE_BY_SIDE)
@@ -69,7 +73,7 @@ lock:  ## write the lock files anew from pyproject.toml
 		build/run.lock build/all.lock | $(SHORTENED) >> requirements-all.lock
 
 clean:  ## remove what was built (the recorded runs and .venv stay)
-	rm -rf build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find effcnn_helpers tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 help:  ## this list

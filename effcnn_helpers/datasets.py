@@ -91,7 +91,7 @@ def spec_of(dataset: str | DatasetSpec) -> DatasetSpec:
     """A dataset's entry by its name; an entry itself is handed back. Raises EffcnnError for an unknown name."""
     if isinstance(dataset, DatasetSpec):
         return dataset
-    if dataset not in DATASETS:
+    if not isinstance(dataset, str) or dataset not in DATASETS:
         raise EffcnnError(f"unknown dataset {dataset!r}; the datasets are {', '.join(DATASETS)}")
     return DATASETS[dataset]
 
@@ -240,6 +240,10 @@ def in_one_layout(spec: DatasetSpec, arrays: dict[str, np.ndarray], origin: str)
     Raises DataError unless they are images and labels of this dataset.
     """
     remedy = f"replace it by the real {spec.label} or by images in the same layout"
+    wrong = [key for key in KEYS if not isinstance(arrays.get(key), np.ndarray | np.generic)]
+    if wrong:
+        raise DataError(f"{origin}: {wrong[0]} is {type(arrays.get(wrong[0])).__name__}; expected the numpy arrays "
+                        f"{', '.join(KEYS)}: {remedy}")
     channels, height, width = spec.image_shape
     size = (height, width) if channels == 1 else (height, width, channels)
     highest = len(spec.classes) - 1

@@ -117,7 +117,7 @@ def describe_git() -> dict:
     """
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True,
+            done = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=Path(__file__).parent, text=True,
                                   capture_output=True, check=True)
             return done.stdout.strip()
         except (OSError, subprocess.CalledProcessError):

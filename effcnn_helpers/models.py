@@ -224,7 +224,7 @@ MODELS = {model.name: model for model in (
 
 def model_of(name: str) -> Model:
     """The entry of a model. Raises EffcnnError, listing the models, for an unknown name."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise EffcnnError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
     return MODELS[name]
 
@@ -246,8 +246,14 @@ def layer_costs(model: nn.Module, image_shape: tuple[int, int, int]) -> pd.DataF
     """Where parameters and work go: one row per layer that has any, counted by torchinfo.
 
     image_shape: (C, H, W). Columns: layer, kind, parameters, multiply_adds (for one image).
+    Raises EffcnnError when the model does not take images of this shape.
     """
-    summary = torchinfo.summary(model, input_size=(1, *image_shape), verbose=0)
+    try:
+        summary = torchinfo.summary(model, input_size=(1, *image_shape), verbose=0)
+    except (RuntimeError, TypeError, ValueError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise EffcnnError(f"the model does not take images of the shape {image_shape!r} ({cause}); "
+                          "use the (C, H, W) that it is made for") from error
     names = {id(module): name for name, module in model.named_modules()}
     rows = [
         {"layer": names[info.layer_id],

@@ -2,6 +2,7 @@
 notebook does itself (`Profile`)."""
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
@@ -32,8 +33,9 @@ def is_whole(value, least: int) -> bool:
 
 
 def is_share(value, below: float = 1.0) -> bool:
-    """Whether a value is a number from 0 to less than `below`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < below
+    """Whether a value is a number from 0 to less than `below`, and one that a float can hold."""
+    largest = sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < below and value <= largest
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Recipe:
     augmentation: tuple[str, ...] = ()
 
     def __post_init__(self):
-        known = isinstance(self.augmentation, tuple) and set(self.augmentation) <= set(AUGMENTATIONS)
+        known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
         problems = {
             "name": None if is_name(self.name) else NAME,
             "epochs": None if is_whole(self.epochs, 1) else "a whole number of 1 or more",
@@ -137,7 +139,7 @@ LIVE = "settled"  # the recipe of what a notebook trains itself
 
 def recipe_of(name: str, dataset: str) -> Recipe:
     """The recipe of this name for a dataset. Raises EffcnnError, listing the recipes, for an unknown one."""
-    if (name, dataset) not in RECIPES:
+    if not (isinstance(name, str) and isinstance(dataset, str) and (name, dataset) in RECIPES):
         known = ", ".join(f"{known} ({of})" for known, of in RECIPES)
         raise EffcnnError(f"no recipe {name!r} for {dataset}; the recipes are {known}")
     return RECIPES[name, dataset]
@@ -170,7 +172,7 @@ class RunConfig:
             "model": None if is_name(self.model) else NAME,
             "dataset": None if is_name(self.dataset) else NAME,
             "recipe": None if isinstance(self.recipe, Recipe) else 'a Recipe, say recipe_of("constant", "mnist")',
-            "seed": None if is_whole(self.seed, 0) else "a whole number of 0 or more",
+            "seed": None if is_whole(self.seed, 0) and self.seed < 2**32 else "a whole number from 0 to 4294967295",
             "train_images": None if self.train_images is None or is_whole(self.train_images, 2)
             else "a whole number of 2 or more, or None for all",
             "test_images": None if self.test_images is None or is_whole(self.test_images, 1)
@@ -305,7 +307,7 @@ PROFILES = {profile.name: profile for profile in (
 def current_profile(name: str | None = None) -> Profile:
     """The profile by name or, without one, from $EFFCNN_PROFILE ("live" when unset). Raises EffcnnError."""
     name = name or settings.profile_name()
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         raise EffcnnError(f"unknown profile {name!r}; use one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
@@ -324,6 +326,8 @@ def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | 
 def shortened(config: RunConfig, profile: Profile, train_images: int, test_images: int,
               epochs: int | None = None) -> RunConfig:
     """A run cut down to a profile's size, and to what a dataset holds; the full profile leaves it as it is."""
+    if epochs is not None and not is_whole(epochs, 1):
+        raise EffcnnError(f"epochs is {epochs!r}; use a whole number of 1 or more, or None for the profile's")
     if profile.live_epochs is None:
         return config
     longest = min(profile.live_epochs, config.epochs)

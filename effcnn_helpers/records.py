@@ -1,6 +1,5 @@
 """Recorded runs: what a run left, and reading, writing, finding it. A folder each: run.json, weights.safetensors."""
 
-import contextlib
 import io
 import json
 import tempfile
@@ -126,14 +125,19 @@ def record_from_json(text: str) -> RunRecord:
 
 def check_counts(record: RunRecord) -> None:
     """Raise RecordError unless the record's counts agree with each other."""
+    numbers = {name: getattr(record, name) for name in ("correct", "fresh_correct", "total")}
+    for name, number in numbers.items():
+        least = 1 if name == "total" else 0
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= record.total:
+            raise RecordError(f"{name} is {number!r} of {record.total!r}")
     if record.total - record.correct != len(record.misclassified):
         raise RecordError(f"{record.correct} of {record.total} correct, but {len(record.misclassified)} images "
                           "are listed as misclassified")
     beyond = [index for index in record.misclassified if not 0 <= index < record.total]
     if beyond:
         raise RecordError(f"image {beyond[0]} is listed as misclassified, but there are {record.total}")
-    if not (isinstance(record.fresh_correct, int) and 0 <= record.fresh_correct <= record.total):
-        raise RecordError(f"fresh_correct is {record.fresh_correct} of {record.total}")
+    if not all(isinstance(row, dict) for row in record.epochs):
+        raise RecordError("an epoch is not listed by its values")
     if len(record.epochs) != record.config.epochs:
         raise RecordError(f"{len(record.epochs)} epochs are listed, the configuration has {record.config.epochs}")
 
@@ -165,7 +169,10 @@ def network_in(folder: Path, config: RunConfig, classes: int | None = None, by: 
 
 
 def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -> Path:
-    """Write a run's folder under `root` in one move. When it is there already, the first one stays."""
+    """Write a run's folder under `root` in one move. When it is there already, the first one stays.
+
+    Raises RecordError, with the cause, when it cannot be written.
+    """
     folder = (root or recorded_dir()) / record.config.name
     with written_whole(folder) as whole:
         write_into(whole, record, network)
@@ -180,16 +187,23 @@ def write_into(folder: Path, record: RunRecord, network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write into, which becomes `folder` in one move; one that is there already stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
-        whole = Path(temporary) / folder.name
-        whole.mkdir()
-        yield whole
-        with contextlib.suppress(OSError):
+    """A temporary folder to write into, which becomes `folder` in one move; one that is there already stays.
+
+    Raises RecordError, with the cause, when it cannot be written.
+    """
+    cause = ""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=WRITING) as temporary:
+            whole = Path(temporary) / folder.name
+            whole.mkdir()
+            yield whole
             whole.rename(folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        cause = str(error)
     if not folder.is_dir():
-        raise RecordError(f"{folder} could not be written; check that its parent folder is writable")
+        raise RecordError(f"{folder} could not be written ({cause}); make room, or see to it that its parent folder "
+                          "is writable, and the same command goes on from the run's last epoch")
 
 
 def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:

@@ -134,6 +134,23 @@ def make_folder(path: Path) -> None:
         raise EffcnnError(f"{access_problem(path, error)}; name another folder") from error
 
 
+@contextlib.contextmanager
+def writing(path: Path, cure: str = "make room, or name another folder") -> Iterator[None]:
+    """Raise EffcnnError, with the cure, when what is written inside does not get to the disk.
+
+    torch ends such a failure with a RuntimeError of its own, which hides the system's.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise EffcnnError(f"{access_problem(path, cause)}; {cure}") from error
+
+
 def access_problem(path: Path, error: OSError) -> str:
     """One line for a file or folder that cannot be read or written: which, why, and whose it is.
 

@@ -35,8 +35,19 @@ class Summary:
         return f"{self.mean_percent:.2f}{spread} (n={self.n})"
 
 
+def check_percent(value: float, what: str = "an accuracy") -> None:
+    """Raise EffcnnError unless a value is a number from 0 to 100."""
+    if not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise EffcnnError(f"{what} is {value!r}; use a number from 0 to 100")
+
+
 def summarise(accuracies_percent: list[float]) -> Summary | None:
-    """Number, mean and spread of a row's accuracies; None when there is no run."""
+    """Number, mean and spread of a row's accuracies; None when there is no run.
+
+    Raises EffcnnError for what is no percentage.
+    """
+    for accuracy in accuracies_percent:
+        check_percent(accuracy)
     if not accuracies_percent:
         return None
     spread = statistics.stdev(accuracies_percent) if len(accuracies_percent) > 1 else None
@@ -50,6 +61,9 @@ def summary_of(runs: list[RunRecord], accuracy: Accuracy = last_epoch) -> Summar
 
 def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> float:
     """Standard error, in percentage points, of an accuracy measured once on `images` test images."""
+    check_percent(accuracy_percent)
+    if not isinstance(images, int) or images < 1:
+        raise EffcnnError(f"images is {images!r}; use a whole number of 1 or more")
     share = accuracy_percent / 100
     return 100 * math.sqrt(share * (1 - share) / images)
 
@@ -113,6 +127,8 @@ def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 
 
     sd: spread_percent. The paper gives none, so its seeds are taken to scatter like ours.
     """
+    check_percent(paper_percent, "the paper's accuracy")
+    check_percent(spread_percent, "the spread")
     if ours is None:
         return "not run"
     binomial = binomial_se_percent(paper_percent)

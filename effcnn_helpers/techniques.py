@@ -171,13 +171,15 @@ TECHNIQUES = {technique.name: technique for technique in (
 
 def technique_of(name: str) -> Technique:
     """A technique's entry. Raises EffcnnError, listing the techniques, for an unknown name."""
-    if name not in TECHNIQUES:
+    if not isinstance(name, str) or name not in TECHNIQUES:
         raise EffcnnError(f"unknown technique {name!r}; the techniques are {', '.join(TECHNIQUES)}")
     return TECHNIQUES[name]
 
 
 def chosen(techniques: Iterable[str]) -> list[Technique]:
-    """The entries of several techniques, in their order."""
+    """The entries of several techniques, in their order. Raises EffcnnError for what is no list of known names."""
+    if isinstance(techniques, str | bytes) or not isinstance(techniques, Iterable):
+        raise EffcnnError(f"techniques are {techniques!r}; use a list of names such as ['sam']")
     return [technique_of(name) for name in techniques]
 
 
@@ -196,9 +198,9 @@ def check_techniques(techniques: tuple[str, ...]) -> None:
 
 
 def in_order(techniques: Iterable[str]) -> tuple[str, ...]:
-    """The techniques without repeats, in the order of TECHNIQUES; unknown names last."""
-    names = dict.fromkeys(techniques)
-    return (*(name for name in TECHNIQUES if name in names), *(name for name in names if name not in TECHNIQUES))
+    """The techniques without repeats, in the order of TECHNIQUES. Raises EffcnnError as `chosen` does."""
+    names = [entry.name for entry in chosen(techniques)]
+    return tuple(name for name in TECHNIQUES if name in names)
 
 
 def add_to_network(network: nn.Module, techniques: tuple[str, ...]) -> nn.Module:

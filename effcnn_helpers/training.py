@@ -220,11 +220,20 @@ def make_scheduler(config: RunConfig, optimizer: torch.optim.Optimizer,
 
 
 def last_whole_checkpoint(folder: Path | None) -> Path | None:
-    """The checkpoint of the highest epoch in a folder; one cut off while it was written is passed over."""
+    """The checkpoint of the highest epoch in a folder; one cut off while it was written, or damaged, is passed over."""
     if folder is None or not folder.is_dir():
         return None
     found = sorted(folder.glob("ep*.pt"), key=lambda path: int(path.stem[2:]), reverse=True)
-    return next((path for path in found if zipfile.is_zipfile(path)), None)
+    return next((path for path in found if is_whole(path)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a file is a zip archive, as torch writes them, whose parts all have their checksums."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile names damage in a dozen ways
+        return False
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,15 @@ def kernel_environment() -> dict[str, str]:
     for name in ("EFFCNN_RECORDED_DIR", "MPLBACKEND"):  # set above and below for all other tests
         environment.pop(name, None)
     return environment
+
+
+def result_of(record: RunRecord) -> dict:
+    """All of a record that the same run has again: no clocks, nor the version of code that is edited meanwhile."""
+    values = asdict(record)
+    for name in ("started", "ended", "train_seconds", "resumed", "git"):
+        values.pop(name)
+    values["epochs"] = [{**row, "seconds": 0} for row in record.epochs]
+    return values
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,14 +119,25 @@ def digits_folder(digits, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def worker(digits_folder, monkeypatch):
-    """A function that starts a run's own process, as a sweep does, with the embedded digits as its data."""
+    """A function that starts a process for runs, as a sweep does, with the embedded digits as its data.
+
+    Let it `begin` a run, then read its `reports`.
+    """
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
+    started = []
 
-    def start(config: RunConfig, root: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "effcnn_helpers.cli.worker", json.dumps(asdict(config)),
-                                 str(root), "1"], stdout=subprocess.PIPE, text=True)
+    def start(root: Path) -> SimpleNamespace:
+        process = subprocess.Popen([sys.executable, "-m", "effcnn_helpers.cli.worker", str(root), "1"],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return SimpleNamespace(
+            process=process, reports=(json.loads(line) for line in process.stdout if line.startswith("{")),
+            begin=lambda config: print(json.dumps(asdict(config)), file=process.stdin, flush=True))
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

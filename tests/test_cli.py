@@ -45,6 +45,7 @@ def test_every_command_that_a_reader_needs_has_an_example():
     ([], "required: command"),
     (["teach"], "invalid choice: 'teach'"),
     (["sweep", "--jobs", "0"], "--jobs is 0; use a number above 0"),
+    (["sweep", "--minutes", "nan"], "--minutes is nan; use a number above 0"),
     (["sweep", "--threads", "-1"], "--threads is -1"),
     (["sweep", "--minutes", "0"], "--minutes is 0.0"),
     (["sweep", "--seeds", "one"], "invalid int value: 'one'"),

@@ -131,5 +131,10 @@ def test_git_counts_only_where_it_tracks_this_file(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-m", "a checkout")
     assert machine.describe_git() == {"commit": git("rev-parse", "HEAD"), "modified": False}
+    index = (tmp_path / ".git/index").read_bytes()
+    os.utime(own, (0, 0))
+    assert machine.describe_git()["modified"] is False
+    # A kill must leave no .git/index.lock, which would stop the user's own git.
+    assert (tmp_path / ".git/index").read_bytes() == index, "git wrote, and so took a lock"
     own.write_text("changed")
     assert machine.describe_git()["modified"] is True

@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -231,7 +232,7 @@ def test_record_is_written_whole_or_not_at_all(make_record, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(RecordError, match=r"could not be written \(no space left on device\); make room"):
         write_run(make_record(), build_model("1.5k-dw"))
     assert everything_in(recorded_dir() / BASELINE) == []
 
@@ -436,16 +437,16 @@ def test_unfinished_runs_by_recipes_of_one_name_do_not_meet(tiny, monkeypatch):
 def test_two_processes_train_a_run_once(worker, digits, tmp_path, monkeypatch):
     config = replace(table_run("1.5k-dw"), recipe=Recipe("tiny", epochs=3), train_images=1_000,
                      test_images=200)
-    with worker(config, tmp_path) as process:
-        first_epoch = json.loads(next(line for line in process.stdout if line.startswith("{")))
-        with pytest.raises(RunBusyError, match=f"{config.name} is being trained by another"):
-            train_or_load(config, digits, root=tmp_path, wait=False)
-        monkeypatch.setattr(recording, "train", lambda *_, **__: pytest.fail("trained twice"))
-        record = train_or_load(config, digits, root=tmp_path)
-        rest = [line for line in process.stdout if line.startswith("{")]
-    assert process.returncode == 0
+    other = worker(tmp_path)
+    other.begin(config)
+    first_epoch = next(other.reports)
+    with pytest.raises(RunBusyError, match=f"{config.name} is being trained by another"):
+        train_or_load(config, digits, root=tmp_path, wait=False)
+    monkeypatch.setattr(recording, "train", lambda *_, **__: pytest.fail("trained twice"))
+    record = train_or_load(config, digits, root=tmp_path)
+    assert [report.get("epoch") for report in itertools.islice(other.reports, 3)] == [2, 3, None]
     assert record.epochs[0] == {key: first_epoch[key] for key in record.epochs[0]}
-    assert len(record.epochs) == 1 + len(rest) == 3
+    assert len(record.epochs) == 3
     assert read_run(tmp_path / config.name) == record
 
 

@@ -1,10 +1,11 @@
 import copy
 import ctypes
-import json
+import itertools
 import os
 import pickle
 import platform
 import random
+import signal
 import subprocess
 import sys
 import zipfile
@@ -543,19 +544,18 @@ def test_run_killed_after_its_last_checkpoint_still_ends_well(longer, digits, un
 
 def test_killed_process_leaves_a_run_that_goes_on_to_the_same_weights(worker, digits, tmp_path):
     config = RunConfig("1.5k-dw", "mnist", Recipe("plain", epochs=4), train_images=1_500, test_images=300)
-    with worker(config, tmp_path) as process:
-        for line in process.stdout:
-            if line.startswith("{") and json.loads(line)["epoch"] == 2:
-                process.kill()
-                break
-    assert process.returncode not in (0, 75)
+    killed = worker(tmp_path)
+    killed.begin(config)
+    assert [next(killed.reports)["epoch"] for _ in range(2)] == [1, 2]
+    killed.process.kill()
+    assert killed.process.wait() == -signal.SIGKILL
     assert not (tmp_path / config.name).exists()
     assert last_whole_checkpoint(unfinished_dir(config, digits.sha256)) is not None
 
-    with worker(config, tmp_path) as process:
-        epochs = [json.loads(line)["epoch"] for line in process.stdout]
-    assert process.returncode == 0
-    assert epochs[-1] == 4 and 1 not in epochs
+    another = worker(tmp_path)
+    another.begin(config)
+    *epochs, end = itertools.takewhile(lambda report: report != {"status": 0}, another.reports)
+    assert end["epoch"] == 4 and 1 not in [report["epoch"] for report in epochs]
     record = read_run(tmp_path / config.name)
     assert record.resumed
     assert_ends_like(train(config, digits, threads=1), record, read_network(record, tmp_path))

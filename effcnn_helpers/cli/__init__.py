@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     for name in ("jobs", "threads", "minutes"):
-        if getattr(options, name, None) is not None and getattr(options, name) <= 0:
+        if getattr(options, name, None) is not None and not getattr(options, name) > 0:
             parser.error(f"--{name} is {getattr(options, name)}; use a number above 0")
     command = options.__dict__.pop("command")
     with signal_handlers_kept():

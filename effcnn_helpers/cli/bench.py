@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import nn
 
+from .. import settings
 from ..batches import normalise
 from ..datasets import ImageDataset, Images, load_images
 from ..errors import EffcnnError
@@ -19,6 +20,7 @@ from ..paper import TABLE_3, TABLE_4_MODELS
 from ..recipes import dataset_of
 from ..records import read_network, table_runs
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
+from .run import write_whole
 
 BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these
@@ -72,10 +74,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
     }
     path = out or (latency_path() if full else Path("build/latency.json"))
     earlier = read_latency() if latency_path().exists() else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(as_json(record), encoding="utf-8")
-    part.replace(path)
+    settings.make_folder(path.parent)
+    write_whole(path, as_json(record))
     print(f"{path}: {len(rows)} rows in {time.monotonic() - clock:.0f} s")
     if earlier:
         compare(record, earlier)

@@ -27,7 +27,7 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
     dataset: loaded when needed. wait: for another process that trains this very run, else raise RunBusyError.
     options: progress, threads, on_epoch of `training.train`.
     Raises RecordError when the run recorded under this name has another configuration, DataError when a run
-    of all images would be recorded on anything but the real data.
+    of all images would be recorded on anything but the real data, EffcnnError when the disk does not take it.
     """
     folder = (root or recorded_dir()) / config.name
     if folder.exists():
@@ -37,15 +37,17 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         raise DataError(f"runs of all images are recorded on the real {config.dataset} only, and the data at "
                         f"hand is: {dataset.source}; set EFFCNN_DATA_DIR to a folder with {config.dataset}.npz")
     unfinished = unfinished_dir(config, dataset.sha256)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
-            if not folder.exists():
-                record, network = train(config, dataset, checkpoints=unfinished, **options)
-                write_run(record, network, root)
-                shutil.rmtree(unfinished, ignore_errors=True)
-    except filelock.Timeout as error:
-        raise RunBusyError(f"{config.name} is being trained by another process") from error
+    with settings.writing(unfinished, "make room, or name another folder in EFFCNN_CACHE_DIR; the same command goes "
+                                      "on from the run's last epoch"):
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
+                if not folder.exists():
+                    record, network = train(config, dataset, checkpoints=unfinished, **options)
+                    write_run(record, network, root)
+                    shutil.rmtree(unfinished, ignore_errors=True)
+        except filelock.Timeout as error:
+            raise RunBusyError(f"{config.name} is being trained by another process") from error
     return checked(read_run(folder), config, folder)
 
 

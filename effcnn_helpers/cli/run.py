@@ -246,10 +246,14 @@ def headline_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one move: a stop half-way leaves the old one, and nothing beside it."""
+    """Replace a file in one move: a stop half-way leaves the old one, and nothing beside it.
+
+    Raises EffcnnError where it cannot be written.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with settings.writing(path):
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

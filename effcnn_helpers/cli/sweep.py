@@ -1,6 +1,8 @@
-"""Train a list of runs, a few at a time, each in its own process; stop and start again at will."""
+"""Train a list of runs, a few at a time, each in a process of its own; stop and start again at will."""
 
+import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -23,18 +25,24 @@ from .recording import unfinished_dir
 from .selections import select
 from .worker import BUSY
 
-START_SECONDS = 20          # importing Composer, loading the data, recording the run
+START_SECONDS = 5           # of a run: setting up and recording it (a process imports Composer once for many runs)
 EVALUATION_SHARE = 1.15     # an epoch with its evaluation, against its training alone
 STOP_SECONDS = 2            # what a worker may take to end by itself
 
 
-@dataclass
-class Running:
-    """A worker process and what is known of its progress."""
+@dataclass(eq=False)
+class Worker:
+    """A process that trains one run after another, and what is known of the one that it trains now."""
 
-    config: RunConfig
     process: subprocess.Popen
-    seconds_left: float
+    config: RunConfig | None = None
+    seconds_left: float = 0.0
+
+    def begin(self, config: RunConfig, seconds: float) -> None:
+        """Let it train a run."""
+        self.config, self.seconds_left = config, seconds
+        with contextlib.suppress(OSError, ValueError):  # it has just ended, which its last report will tell
+            os.write(self.process.stdin.fileno(), (json.dumps(asdict(config)) + "\n").encode())
 
 
 def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
@@ -56,8 +64,9 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
     print(f"{len(waiting)} to train, {jobs} at a time: about "
           f"{sum(seconds.values()) / min(jobs, len(waiting)) / 60:.0f} minutes", flush=True)
 
-    running: dict[str, Running] = {}
-    failed, too_long, busy = [], [], []
+    running: list[Worker] = []
+    idle: list[Worker] = []
+    failed, too_long, busy, again = [], [], [], []
     reports: queue.Queue = queue.Queue()
     try:
         while waiting or running:
@@ -66,34 +75,46 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
                 if time.monotonic() + seconds[config] > deadline:
                     too_long.append(config)
                     continue
-                process = start_worker(config, root, threads, reports)
-                running[config.name] = Running(config, process, seconds[config])
+                worker = idle.pop() if idle else start_worker(root, threads, reports)
+                worker.begin(config, seconds[config])
+                running.append(worker)
             try:
-                name, report = reports.get(timeout=1)
+                worker, report = reports.get(timeout=1)
             except queue.Empty:
                 if time.monotonic() > deadline and running:
                     print("time is up: the runs that still train go on from their last epoch next time", flush=True)
-                    too_long += [run.config for run in running.values()]
+                    too_long += [worker.config for worker in running]
                     break
                 continue
-            if isinstance(report, dict):
-                run = running[name]
-                run.seconds_left = (run.config.epochs - report["epoch"]) * report["seconds"] * EVALUATION_SHARE
-                left = sum(seconds[config] for config in waiting) + sum(r.seconds_left for r in running.values())
-                print(f"{time.strftime('%H:%M:%S')}  {name}  epoch {report['epoch']}/{run.config.epochs}  "
+            config = worker.config
+            if "epoch" in report:
+                worker.seconds_left = (config.epochs - report["epoch"]) * report["seconds"] * EVALUATION_SHARE
+                left = sum(seconds[config] for config in waiting) + sum(worker.seconds_left for worker in running)
+                print(f"{time.strftime('%H:%M:%S')}  {config.name}  epoch {report['epoch']}/{config.epochs}  "
                       f"loss {report['train_loss']:.4f}  accuracy {report['test_accuracy_percent']:.2f} %  "
                       f"{report['seconds']:.0f} s  | {len(running) + len(waiting)} runs left, about "
                       f"{left / jobs / 60:.0f} min", flush=True)
                 continue
-            config = running.pop(name).config
-            if report == 0:
-                record = read_run(root / name)
-                print(f"{time.strftime('%H:%M:%S')}  {name}  recorded: {record.accuracy_percent:.2f} % after "
+            if worker in idle:  # its process has ended after its last run
+                idle.remove(worker)
+                continue
+            running.remove(worker)
+            if "status" in report:
+                idle.append(worker)
+            if report.get("status") == 0:
+                record = read_run(root / config.name)
+                print(f"{time.strftime('%H:%M:%S')}  {config.name}  recorded: {record.accuracy_percent:.2f} % after "
                       f"{record.train_seconds:.0f} s of training", flush=True)
+            elif report.get("status") == BUSY:
+                busy.append(config)
+            elif report.get("ended", 0) < 0 and config not in again:  # killed, say because memory was short
+                print(f"{config.name}: its process was killed; it goes on in another one", flush=True)
+                again.append(config)
+                waiting.append(config)
             else:
-                (busy if report == BUSY else failed).append(config)
+                failed.append(config)
     finally:
-        stop([run.process for run in running.values()])
+        stop([worker.process for worker in running + idle])
     for configs_left, why in ((busy, "being trained by another process"), (failed, "failed (see its message above)"),
                               (too_long, "not enough time left; the same command goes on")):
         for config in configs_left:
@@ -114,22 +135,22 @@ def stop(processes: list[subprocess.Popen]) -> None:
             process.wait()
 
 
-def start_worker(config: RunConfig, root: Path, threads: int, reports: queue.Queue) -> subprocess.Popen:
-    """Start a run's process; its epochs and, last, its exit status arrive in `reports` under the run's name."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.worker", json.dumps(asdict(config)), str(root), str(threads)],
-        stdout=subprocess.PIPE, text=True,
-        process_group=0)  # so that Ctrl-C in a terminal reaches the sweep alone, which ends its workers
+def start_worker(root: Path, threads: int, reports: queue.Queue) -> Worker:
+    """Start a process for runs; what it tells arrives in `reports` as (worker, report), last {"ended": exit status}."""
+    worker = Worker(subprocess.Popen(
+        [sys.executable, "-m", f"{__package__}.worker", str(root), str(threads)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        process_group=0))  # so that Ctrl-C in a terminal reaches the sweep alone, which ends its workers
 
     def read():
-        with process.stdout:
+        with worker.process as process:
             for line in process.stdout:
                 if line.startswith("{"):
-                    reports.put((config.name, json.loads(line)))
-        reports.put((config.name, process.wait()))
+                    reports.put((worker, json.loads(line)))
+        reports.put((worker, {"ended": process.returncode}))
 
     threading.Thread(target=read, daemon=True).start()
-    return process
+    return worker
 
 
 def estimates(configs: list[RunConfig], root: Path, threads: int) -> dict[RunConfig, float]:

@@ -15,6 +15,7 @@ import matplotlib
 import nbformat
 from PIL import Image
 
+from .. import settings
 from ..cli.results import report
 from ..cli.run import find_notebooks, write_whole
 from ..draw_page import draw_page, missing_runs
@@ -44,7 +45,7 @@ def figures(out: Path) -> int:
     import matplotlib.pyplot as plt
 
     use_style()
-    out.mkdir(parents=True, exist_ok=True)
+    settings.make_folder(out)
 
     figure, ax = plt.subplots(figsize=(8, 4.8))
     draw_convolution_costs(ax, c_in=8, c_out=12)
