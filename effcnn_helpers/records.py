@@ -1,5 +1,6 @@
 """Recorded runs: what a run left, and reading, writing, finding it. A folder each: run.json, weights.safetensors."""
 
+import contextlib
 import io
 import json
 import tempfile

@@ -1,6 +1,7 @@
 """The same trained weights in several runtimes, and their size in several formats (notebook 15).
 
-ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy` and are imported when needed.
+ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy`, ExecuTorch with the extra of its
+name; they are imported when needed.
 """
 
 import contextlib
@@ -191,6 +192,32 @@ def quantised(network: nn.Module, examples: torch.Tensor):
                              subset_size=len(batches), advanced_parameters=parameters)
 
 
+def executorch_bytes(network: nn.Module, examples: torch.Tensor) -> bytes:
+    """The network as an ExecuTorch program for one image at a time; XNNPACK computes its layers."""
+    network = without_composers_blurpool(copy.deepcopy(network).eval(), examples[:1])
+    network.to(memory_format=torch.contiguous_format)
+    with warnings.catch_warnings(action="ignore"):  # it imports what setuptools is about to drop
+        exir = required("executorch.exir", pkg_resources="setuptools")
+        xnnpack = required("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+        # Its compiler of flatbuffers, which it looks for on the PATH: there only in an activated venv.
+        flatc = Path(required("executorch.data.bin").__file__).with_name("flatc")
+        if flatc.exists():
+            os.environ.setdefault("FLATC_EXECUTABLE", str(flatc))
+        program = torch.export.export(network, (examples[:1].contiguous(),))
+        return exir.to_edge_transform_and_lower(
+            program, partitioner=[xnnpack.XnnpackPartitioner()]).to_executorch().buffer
+
+
+def in_executorch(program: bytes) -> Predict:
+    """Image by image, with the threads that ExecuTorch takes (one for each of the cores)."""
+    runtime = required("executorch.runtime")
+    # The default asks for a check that its wheel was built without, and says so each time.
+    loaded = runtime.Runtime.get().load_program(program, verification=runtime.Verification.Minimal)
+    method = loaded.load_method("forward")
+    # Cloned, because the next call uses the method's memory again.
+    return lambda x: torch.cat([method.execute([one.contiguous()])[0].clone() for one in x.split(1)])
+
+
 def sizes(network: nn.Module, examples: torch.Tensor) -> dict[str, int]:
     """Bytes of a network in several formats.
 
@@ -208,15 +235,18 @@ def sizes(network: nn.Module, examples: torch.Tensor) -> dict[str, int]:
     return {"weights": bare, **weight_bytes(network), "onnx": onnx, **int8}
 
 
-def required(module: str):
-    """The imported module. Raises RuntimeMissingError, with cause and cure, without it."""
+def required(module: str, **beside: str):
+    """The imported module. Raises RuntimeMissingError, with cause and cure, without it.
+
+    beside: modules that it imports without asking pip for them, and the package of each.
+    """
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except Exception as error:  # an extension built for something else may raise anything
-        if isinstance(error, ModuleNotFoundError) and error.name == package:
-            cure = pip_command(package)
-            raise RuntimeMissingError(f"{package} is not installed; {cure} brings it") from error
+        if isinstance(error, ModuleNotFoundError) and error.name in (package, *beside):
+            cure = pip_command(package, *beside.values())
+            raise RuntimeMissingError(f"{error.name} is not installed; {cure} brings it") from error
         cure = pip_command(package, options="--force-reinstall")
         raise RuntimeMissingError(
             f"{package} is installed but does not load ({type(error).__name__}: {error}); "

@@ -38,7 +38,7 @@ def test_example_of_the_help_is_understood(line, monkeypatch):
 
 def test_every_command_that_a_reader_needs_has_an_example():
     shown = {shlex.split(line)[3] for line in example_lines()}
-    assert shown == {"doctor", "sweep", "train", "predict", "verify", "results", "bench", "run", "book"}
+    assert shown == {"doctor", "sweep", "train", "predict", "verify", "results", "bench", "export", "run", "book"}
 
 
 @pytest.mark.parametrize("arguments, message", [

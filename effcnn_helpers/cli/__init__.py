@@ -28,6 +28,8 @@ EXAMPLES = """examples:
       the paper's tables with our numbers beside them
   python -m effcnn_helpers bench
       measure latency and size on this machine, in about 2 minutes (--full: 15)
+  python -m effcnn_helpers export mnist/1.5k-dw/constant/baseline/seed0 --to c-int8 --out build/c
+      a recorded run as C in whole numbers only (onnx, openvino-int8, executorch, c: likewise)
   python -m effcnn_helpers run 01 04
       execute two notebooks headless; the executed copies go to build/notebooks
   python -m effcnn_helpers book
@@ -117,6 +119,14 @@ def main(arguments: list[str] | None = None) -> int:
     bench.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     bench.add_argument("--out", type=Path, help="JSON file (default: the package's own for --full, "
                        "else build/latency.json)")
+
+    export = commands.add_parser("export", help="write a trained run as files for another runtime")
+    export.add_argument("run", help="its folder below the recorded runs, such as "
+                        "mnist/1.5k-dw/constant/baseline/seed0, or a path")
+    export.add_argument("--to", required=True,
+                        choices=["onnx", "openvino-int8", "executorch", "c", "c-int8"])
+    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--images", help="the images that a network of your own was trained on")
 
     commands.add_parser("address", help="write the repository's address and version from "
                         "pyproject.toml into all other files")
