@@ -11,7 +11,8 @@
 - `records`: what a run left, written and read back.
 - `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `plain_c`: the
-  same weights as C without dependencies.
+  same weights as C without dependencies; `export`: a trained run as files for any of them;
+  `footprint`: what it takes there in bytes, memory and time.
 - `notebook`: how each notebook starts, checks answers, ends; `touch`: what a learner moves in it, and
   guesses.
 - `settings`: what the environment says; `errors`: the one error for what a user can mend;
