@@ -13,7 +13,8 @@
   are found, checked, converted.
 - `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `lowering`: a
-  network as a few plain steps; `plain_c`: the same weights as C without dependencies.
+  network as a few plain steps; `plain_c`: the same weights as C without dependencies; `export`: a
+  trained run as files for any of them; `footprint`: what it takes there in bytes, memory and time.
 - `draw_page`: a page to draw digits on, which the same weights answer in the browser.
 - `notebook`: how each notebook starts, checks answers, ends; `touch`: what a learner moves in it, and
   guesses.

@@ -27,6 +27,7 @@ FORMATS = {
     "c": "C99 without dependencies, float32",
     "c-int8": "C99 in whole numbers only",
 }
+IN_C = {"c": "float32", "c-int8": "int8"}
 CALIBRATION = 500  # training images from which int8 takes the ranges of its values
 SAME = 1e-3        # logits of two runtimes may differ by so much, in parts of the largest
 
@@ -77,11 +78,12 @@ def export(trained: Trained, to: str, folder: Path, dataset: ImageDataset,
     if to not in FORMATS:
         raise EffcnnError(f"format is {to!r}; use one of {', '.join(FORMATS)}")
     test = dataset.test.first(min(images, len(dataset.test)))
-    wanted = in_batches(from_pixels(runtimes.prepare("eager", trained.network, torch.empty(0)), trained.spec), test.x)
+    wanted = in_batches(runtimes.prepare("eager", trained.network, torch.empty(0)), normalise(test.x, trained.spec))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING) as temporary:
         predict = write(trained, to, Path(temporary), dataset.train.x[:CALIBRATION])
-        found = in_batches(predict, test.x) if predict else wanted[:0]
+        x = test.x if to in IN_C else normalise(test.x, trained.spec)
+        found = in_batches(predict, x) if predict else wanted[:0]
         difference = (found - wanted[:len(found)]).abs().max().item() if predict else 0.0
         if "int8" not in to and not difference <= SAME * wanted.abs().max().item():
             raise EffcnnError(f"the network as {to} computes something else than in PyTorch: its logits differ by "
@@ -95,56 +97,60 @@ def export(trained: Trained, to: str, folder: Path, dataset: ImageDataset,
 
 
 def write(trained: Trained, to: str, folder: Path, pixels: torch.Tensor) -> Predict | None:
-    """Write the files; returns what they compute, from uint8 images (N, C, H, W), or None without a C compiler."""
+    """Write the files; returns what they compute, or None without a C compiler.
+
+    From normalised images (N, C, H, W) to logits; C takes uint8 ones.
+    """
     network, spec = trained.network, trained.spec
     examples = normalise(pixels, spec)
-    if to in ("c", "c-int8"):
-        written = write_c(network, spec, folder, pixels, "int8" if to == "c-int8" else "float32")
-        return in_c(written, len(spec.classes))
+    if to in IN_C:
+        return in_c(write_c(network, spec, folder, pixels, IN_C[to]), len(spec.classes))
     if to == "onnx":
         model = runtimes.onnx_bytes(network, examples)
         (folder / "model.onnx").write_bytes(model)
-        predict = runtimes.in_onnxruntime(model, threads=1)
-    elif to == "executorch":
+        return runtimes.in_onnxruntime(model, threads=1)
+    if to == "executorch":
         program = runtimes.executorch_bytes(network, examples)
         (folder / "model.pte").write_bytes(program)
-        predict = runtimes.in_executorch(program)
-    else:
-        openvino = runtimes.required("openvino")
-        openvino.save_model(runtimes.quantised(network, examples), folder / "model.xml")
-        predict = runtimes.in_openvino(openvino.Core().read_model(folder / "model.xml"), threads=1)
-    return from_pixels(predict, spec)
-
-
-def from_pixels(predict: Predict, spec: DatasetSpec) -> Predict:
-    """The same for uint8 images."""
-    return lambda x: predict(normalise(x, spec))
+        return runtimes.in_executorch(program)
+    openvino = runtimes.required("openvino")
+    openvino.save_model(runtimes.quantised(network, examples), folder / "model.xml")
+    return runtimes.in_openvino(openvino.Core().read_model(folder / "model.xml"), threads=1)
 
 
 def in_batches(predict: Callable, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([predict(part) for part in x.split(100)])
 
 
-def in_c(written: CSource, classes: int, flags: tuple[str, ...] = ("-O3",)) -> Predict | None:
-    """What the C files compute: a function from uint8 images (N, C, H, W) to logits; None without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        return None
+def compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def loaded(written: CSource, *flags: str):
+    """The compiled C function that takes the addresses of one image and of its logits."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "model.so"
-        done = subprocess.run([compiler, "-std=c99", *flags, "-shared", "-fPIC", written.source, "-o", library, "-lm"],
-                              capture_output=True, text=True)
+        done = subprocess.run([compiler(), "-std=c99", *flags, "-shared", "-fPIC", written.source, "-o", library,
+                               "-lm"], capture_output=True, text=True)
         if done.returncode:
-            raise EffcnnError(f"{compiler} cannot compile {written.source.name}: {done.stderr.strip()}")
+            raise EffcnnError(f"{compiler()} cannot compile {written.source.name}: {done.stderr.strip()}")
         function = getattr(ctypes.CDLL(str(library)), f"{written.source.stem}_predict")
-    function.restype = None
+    function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
+    return function
+
+
+def in_c(written: CSource, classes: int) -> Predict | None:
+    """What the C files compute: a function from uint8 images (N, C, H, W) to logits; None without a C compiler."""
+    if compiler() is None:
+        return None
+    function = loaded(written, "-O3")
     number = torch.float32 if written.logit_unit == 1.0 else torch.int32
 
     def call(x: torch.Tensor) -> torch.Tensor:
         pixels = x.permute(0, 2, 3, 1).contiguous()
         logits = torch.empty(len(x), classes, dtype=number)
         for image, row in zip(pixels, logits, strict=True):
-            function(ctypes.c_void_p(image.data_ptr()), ctypes.c_void_p(row.data_ptr()))
+            function(image.data_ptr(), row.data_ptr())
         return logits.float() * written.logit_unit
 
     return call

@@ -124,7 +124,8 @@ def test_what_is_imported_is_required_and_what_is_required_is_used(project):
     package, tests = (list((ROOT / folder).rglob("*.py")) for folder in ("effcnn_helpers", "tests"))
     named = {requirement.name for requirement in requirements(project)}
     assert imported(package) <= named
-    by_name = {Requirement(line).name for line in project["optional-dependencies"]["deploy"]}
+    by_name = {Requirement(line).name for extra in ("deploy", "executorch")
+               for line in project["optional-dependencies"][extra]}
     assert named == imported(package + tests) & named | by_name | set(NOT_IMPORTED)
 
 
