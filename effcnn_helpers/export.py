@@ -13,7 +13,7 @@ import torch
 
 from . import runtimes
 from .batches import normalise
-from .datasets import DatasetSpec, ImageDataset
+from .datasets import ImageDataset
 from .errors import EffcnnError
 from .own import Trained
 from .plain_c import CSource, write_c

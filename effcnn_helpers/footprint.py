@@ -13,8 +13,9 @@ from .batches import normalise
 from .datasets import DatasetSpec, ImageDataset, spec_of
 from .export import CALIBRATION, FORMATS, IN_C, Trained, compiler, loaded, write
 from .latency import ratios, time_interleaved
+from .lowering import lower
 from .models import layer_costs
-from .plain_c import lower, write_c
+from .plain_c import write_c
 from .runtimes import RuntimeMissingError
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
@@ -111,7 +112,8 @@ def quantised_layers(model) -> pd.DataFrame:
             features, _ = origin(node.input_value(0).get_node(), deep=False)
             weights = "i8" if element in ("i8", "u8") else "rounded" if rounded else element
             name = node.get_friendly_name()
-            rows.append({"layer": name.removesuffix("/WithoutBiases").removesuffix("/Conv").strip("/").replace("/", "."),
+            layer = name.removesuffix("/WithoutBiases").removesuffix("/Conv").strip("/").replace("/", ".")
+            rows.append({"layer": layer,
                          "op": node.get_type_name(), "weights": weights, "features": features,
                          "runs_in": precision.get(name)})
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import IO
 
@@ -178,7 +178,7 @@ async def in_kernel(client: nbclient.NotebookClient, manager: AsyncKernelManager
             await to_its_end(manager.shutdown_kernel())
 
 
-async def to_its_end(work: Coroutine) -> None:
+async def to_its_end(work: Awaitable) -> None:
     """Await `work` whole, also when cancelled meanwhile: half of it would leave a kernel behind."""
     task = asyncio.ensure_future(work)
     try:
