@@ -15,6 +15,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,8 @@ def own_dataset(source: str | Path, image_shape: tuple[int, int, int] = (1, 28, 
         raise DataError(f"{found.source} has no image left to test on; expected one or more: add some")
     pixels = np.stack([picture.pixels for picture in found.pictures])
     mean, std = mean_and_std(pixels[train])
-    spec = DatasetSpec(name, name, tuple(image_shape), found.classes, mean, std)
+    channels, height, width = image_shape
+    spec = DatasetSpec(name, name, (channels, height, width), found.classes, mean, std)
     arrays = dict(zip(KEYS, (pixels[train], labels[train], pixels[test], labels[test]), strict=True))
     return Checked(dataset_from_arrays(spec, arrays, found.source), tuple(found.findings),
                    tuple(found.names[row] for row in test))
@@ -234,7 +236,9 @@ def read_spec(path: Path, record: RunRecord) -> DatasetSpec:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         model = MODELS[values.pop("model")]
-        spec = DatasetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        facts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                                 for key, value in values.items()}
+        spec = DatasetSpec(**facts)
         fits = (model.name, spec.name, spec.image_shape) == (
             record.config.model, record.config.dataset, model.image_shape)
         [*map(float, spec.mean)]  # a TypeError or ValueError for anything but numbers

@@ -78,9 +78,9 @@ def opaque(image: Image.Image) -> tuple[Image.Image, bool]:
     """(the picture in mode L or RGB, whether any of it was transparent); what was shows white paper."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        lowest, _ = image.getchannel("A").getextrema()
+        lowest = np.asarray(image.getchannel("A")).min()
         paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image).convert("RGB"), lowest < 255
+        return Image.alpha_composite(paper, image).convert("RGB"), bool(lowest < 255)
     if image.mode in ("1", "L"):
         return image.convert("L"), False
     return image.convert("RGB"), False
@@ -92,7 +92,7 @@ def shows_colour(image: Image.Image) -> bool:
         return False
     red, green, blue = image.split()
     differences = ImageChops.difference(red, green), ImageChops.difference(green, blue)
-    return max(difference.getextrema()[1] for difference in differences) > GREY_LEVELS
+    return bool(max(np.asarray(difference).max() for difference in differences) > GREY_LEVELS)
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:

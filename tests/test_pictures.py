@@ -122,6 +122,8 @@ def test_large_jpeg_looks_like_the_same_picture_in_png(saved):
 def test_grey_jpeg_saved_in_colour_counts_as_grey_and_a_little_colour_as_colour(saved):
     grey = photo(28, 28).convert("L").convert("RGB")
     assert not saved(grey, "a.jpg").is_colour
+    grey.putpixel((3, 3), (90, 92, 91))
+    assert not saved(grey, "a.png").is_colour
     grey.putpixel((3, 3), (90, 90, 160))
     assert saved(grey, "a.png").is_colour
 
@@ -143,6 +145,8 @@ def test_file_that_cannot_be_read_is_refused_by_its_name(name, tmp_path):
     with pytest.raises(PictureError) as refusal:
         read_picture(tmp_path / name, GREY)
     assert str(refusal.value).startswith(str(tmp_path / name))
+    if not name.endswith(".png"):
+        assert "is no picture that can be read; expected PNG, JPEG" in str(refusal.value), "not even tried"
     assert issubclass(PictureError, EffcnnError)
 
 
