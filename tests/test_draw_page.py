@@ -369,6 +369,6 @@ def test_notebook_shows_the_page_in_a_frame_of_its_height(opened, html, monkeypa
     wait_for(browser, lambda browser: frame.size["height"] > 2000)
     browser.switch_to.frame(frame)
     press(browser, "example")
-    wait_for(browser, lambda browser: text(browser, "#answer .best-class").startswith("3 "))
+    wait_for(browser, lambda browser: text(browser, "#answer .best-class").startswith("5 "))
     assert browser.execute_script("return document.documentElement.scrollHeight <= innerHeight")
     browser.switch_to.default_content()

@@ -7,9 +7,9 @@ const SHIFT = 4;     // how far the sliders move the image, each way
 const WHITE = [255, 255, 255], BLUE = [48, 140, 255];
 const PLACES = Array.from({ length: 2 * SHIFT + 1 }, (_, at) => at - SHIFT);
 const EXAMPLES = [   // a digit each: lines, as x and y in percent of the drawing
+  [[66, 20, 40, 20, 37, 46, 52, 42, 65, 48, 69, 62, 62, 76, 48, 82, 34, 76]],
   [[30, 25, 42, 17, 57, 17, 66, 26, 64, 38, 52, 47, 46, 48, 58, 51, 68, 60, 67, 74, 55, 83, 40, 82, 29, 74]],
   [[27, 22, 45, 22, 72, 21, 65, 36, 56, 54, 49, 70, 45, 84]],
-  [[66, 20, 40, 20, 37, 46, 52, 42, 65, 48, 69, 62, 62, 76, 48, 82, 34, 76]],
   [[44, 18, 37, 34, 32, 52, 46, 54, 72, 53], [62, 34, 60, 55, 57, 84]],
 ];
 
@@ -287,10 +287,11 @@ function layersOf(network) {
     const row = document.createElement("div");
     row.className = "layer";
     row.innerHTML = `<p><strong>${step.name}</strong>${kernel}${kind}${step.relu ? ", ReLU" : ""}<br>`
-      + `${maps} maps of ${height} × ${width}</p><div class="maps" role="img" aria-label="The maps of ${step.name}"></div>`;
+      + `${maps} maps of ${height} × ${width}</p>`
+      + `<div class="maps" role="img" aria-label="The maps of ${step.name}"></div>`;
     const canvases = Array.from({ length: maps }, () => document.createElement("canvas"));
     for (const canvas of canvases) {
-      Object.assign(canvas, { width, height, className: width == 1 ? "single" : "" });
+      Object.assign(canvas, { width, height });
       row.lastChild.append(canvas);
     }
     find("layers").append(row);
@@ -333,7 +334,8 @@ function listen() {
   });
   // In a notebook the page is in a frame, which takes its height.
   if (window.frameElement)
-    new ResizeObserver(() => { window.frameElement.style.height = `${document.body.scrollHeight}px`; }).observe(document.body);
+    new ResizeObserver(() => { window.frameElement.style.height = `${document.body.scrollHeight}px`; })
+      .observe(document.body);
 }
 
 listen();
