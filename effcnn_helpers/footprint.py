@@ -108,20 +108,21 @@ def quantised_layers(model) -> pd.DataFrame:
     for node in model.get_ops():
         if node.get_type_name() in LAYERS:
             rounded, element = origin(node.input_value(1).get_node())
-            features, _ = origin(node.input_value(0).get_node(), deep=False)
+            source = node.input_value(0).get_node()
+            while source.get_type_name() == "MaxPool":  # it compares, and leaves the steps as they are
+                source = source.input_value(0).get_node()
             weights = "i8" if element in ("i8", "u8") else "rounded" if rounded else element
             name = node.get_friendly_name()
-            rows.append({"layer": name.removesuffix("/WithoutBiases").removesuffix("/Conv").strip("/").replace("/", "."),
-                         "op": node.get_type_name(), "weights": weights, "features": features,
-                         "runs_in": precision.get(name)})
+            layer = name.removesuffix("/WithoutBiases").removesuffix("/Conv").strip("/").replace("/", ".")
+            rows.append({"layer": layer, "op": node.get_type_name(), "weights": weights,
+                         "features": source.get_type_name() == "FakeQuantize", "runs_in": precision.get(name)})
     return pd.DataFrame(rows)
 
 
-def origin(node, deep: bool = True) -> tuple[bool, str]:
-    """(whether a FakeQuantize is on the way, type of the constant at its end); not deep: the node alone."""
+def origin(node) -> tuple[bool, str]:
+    """(whether a FakeQuantize is on the way to the constant that a node is made of, the constant's type)."""
     rounded = False
-    while True:
+    while node.get_input_size():
         rounded |= node.get_type_name() == "FakeQuantize"
-        if not deep or node.get_type_name() == "Constant" or not node.get_input_size():
-            return rounded, node.get_element_type().get_type_name()
         node = node.input_value(0).get_node()
+    return rounded, node.get_output_element_type(0).get_type_name()
