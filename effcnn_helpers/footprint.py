@@ -2,6 +2,8 @@
 
 import subprocess
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +36,8 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
     """
     pixels, spec = dataset.test.x[:1], trained.spec
     image = normalise(pixels, spec).contiguous()
-    rows, calls = {}, {}
+    rows: dict[str, dict[str, int]] = {}
+    calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for to in formats:
             folder = Path(temporary) / to
@@ -47,7 +50,7 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
                 function = loaded(written, "-O3", "-march=native")
                 bytes_in = pixels.permute(0, 2, 3, 1).contiguous()
                 logits = torch.empty(len(spec.classes))  # either kind of number has 4 bytes
-                calls[to] = lambda function=function, x=bytes_in, y=logits: function(x.data_ptr(), y.data_ptr())
+                calls[to] = partial(function, bytes_in.data_ptr(), logits.data_ptr())
                 rows[to] = {"constant_bytes": written.flash_bytes, "code_bytes": code_bytes(written.source),
                             "ram_bytes": written.ram_bytes}
                 continue
@@ -55,7 +58,7 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
                 predict = write(trained, to, folder, examples)
             except RuntimeMissingError:
                 continue
-            calls[to] = lambda predict=predict: predict(image)
+            calls[to] = partial(predict, image)
             rows[to] = {"file_bytes": sum(path.stat().st_size for path in folder.iterdir())}
         times = ratios(time_interleaved(calls, rounds), to=next(iter(calls)))
     table = pd.DataFrame(rows).T.join(times[["ms", "ratio"]])
@@ -109,21 +112,21 @@ def quantised_layers(model) -> pd.DataFrame:
     for node in model.get_ops():
         if node.get_type_name() in LAYERS:
             rounded, element = origin(node.input_value(1).get_node())
-            features, _ = origin(node.input_value(0).get_node(), deep=False)
+            source = node.input_value(0).get_node()
+            while source.get_type_name() == "MaxPool":  # it compares, and leaves the steps as they are
+                source = source.input_value(0).get_node()
             weights = "i8" if element in ("i8", "u8") else "rounded" if rounded else element
             name = node.get_friendly_name()
             layer = name.removesuffix("/WithoutBiases").removesuffix("/Conv").strip("/").replace("/", ".")
-            rows.append({"layer": layer,
-                         "op": node.get_type_name(), "weights": weights, "features": features,
-                         "runs_in": precision.get(name)})
+            rows.append({"layer": layer, "op": node.get_type_name(), "weights": weights,
+                         "features": source.get_type_name() == "FakeQuantize", "runs_in": precision.get(name)})
     return pd.DataFrame(rows)
 
 
-def origin(node, deep: bool = True) -> tuple[bool, str]:
-    """(whether a FakeQuantize is on the way, type of the constant at its end); not deep: the node alone."""
+def origin(node) -> tuple[bool, str]:
+    """(whether a FakeQuantize is on the way to the constant that a node is made of, the constant's type)."""
     rounded = False
-    while True:
+    while node.get_input_size():
         rounded |= node.get_type_name() == "FakeQuantize"
-        if not deep or node.get_type_name() == "Constant" or not node.get_input_size():
-            return rounded, node.get_element_type().get_type_name()
         node = node.input_value(0).get_node()
+    return rounded, node.get_output_element_type(0).get_type_name()
