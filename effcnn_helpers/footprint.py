@@ -47,10 +47,7 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
                 if compiler() is None:
                     continue
                 written = write_c(trained.network, spec, folder, examples, IN_C[to])
-                function = loaded(written, "-O3", "-march=native")
-                bytes_in = pixels.permute(0, 2, 3, 1).contiguous()
-                logits = torch.empty(len(spec.classes))  # either kind of number has 4 bytes
-                calls[to] = partial(function, bytes_in.data_ptr(), logits.data_ptr())
+                calls[to] = answering(loaded(written, "-O3", "-march=native"), pixels, len(spec.classes))
                 rows[to] = {"constant_bytes": written.flash_bytes, "code_bytes": code_bytes(written.source),
                             "ram_bytes": written.ram_bytes}
                 continue
@@ -64,6 +61,13 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
     table = pd.DataFrame(rows).T.join(times[["ms", "ratio"]])
     work = int(layer_costs(trained.network, spec.image_shape)["multiply_adds"].sum())
     return table.assign(multiply_adds=work)
+
+
+def answering(function: Callable, pixels: torch.Tensor, classes: int) -> Callable[[], object]:
+    """A C function's call for one image (1, C, H, W), uint8."""
+    image = pixels.permute(0, 2, 3, 1).contiguous()
+    logits = torch.empty(classes)  # either kind of number has 4 bytes
+    return lambda: function(image.data_ptr(), logits.data_ptr())
 
 
 def code_bytes(source: Path) -> int:
