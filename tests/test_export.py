@@ -11,7 +11,8 @@ from effcnn_helpers import runtimes
 from effcnn_helpers.cli import main
 from effcnn_helpers.datasets import load_images
 from effcnn_helpers.errors import EffcnnError
-from effcnn_helpers.export import FORMATS, export, find_run, load_trained
+from effcnn_helpers.export import FORMATS, export, find_run
+from effcnn_helpers.own import load_trained, own_dataset, save_trained, train_within, write_example
 from effcnn_helpers.records import RecordError, read_network, table_runs
 
 RECORDED = Path(export_module.__file__).parent / "recorded"
@@ -127,8 +128,14 @@ def test_damaged_weights_are_named(tmp_path):
 
 
 def test_missing_runtime_is_named_with_its_cure(trained, recorded, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "executorch", None)
-    monkeypatch.delitem(sys.modules, "executorch.exir", raising=False)
+    class Missing:
+        def find_spec(self, name, *_):
+            if name.partition(".")[0] == "executorch":
+                raise ModuleNotFoundError(name="executorch")
+
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "executorch"]:
+        monkeypatch.delitem(sys.modules, name)
     assert main(["export", RUN, "--to", "executorch", "--out", str(tmp_path / "new")]) == 1
     err = capsys.readouterr().err
     assert "error: executorch" in err and "pip install" in err and "setuptools" in err
@@ -150,3 +157,14 @@ def test_formats_of_the_command_are_those_of_the_module(trained, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     assert "{" + ",".join(FORMATS) + "}" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+
+
+def test_network_of_ones_own_is_exported_with_the_images_that_it_was_trained_on(tmp_path, capsys):
+    folder = write_example(tmp_path / "shapes", images=60)
+    trained = train_within("1.5k", own_dataset(folder).dataset, epochs=1)
+    save_trained(tmp_path / "run", trained.record, trained.network, trained.spec)
+    request = ["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "new")]
+    assert main(request) == 1
+    assert "images of your own; name their folder with --images" in capsys.readouterr().err
+    assert main([*request, "--images", str(folder)]) == 0
+    assert f"answers 0 of {len(own_dataset(folder).dataset.test)} test images otherwise" in capsys.readouterr().out
