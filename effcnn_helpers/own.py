@@ -120,8 +120,8 @@ def mean_and_std(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple((mean / 255).round(4).tolist()), tuple((std / 255).round(4).tolist())
 
 
-# The largest network within each budget of parameters. Few images are trained on in small batches,
-# and more often than the recipe says, until so many steps are taken.
+# The largest network within each budget of parameters. Few images are trained on in small batches, at a
+# rate in proportion, and more often than the recipe says, until so many steps are taken.
 BUDGETS = {"1.5k": "1.5k-dw", "25k": "25k", "143k": "143k-dw"}
 FEW_TO_TRAIN_ON, SMALL_BATCH, LEAST_STEPS = 4_000, 32, 600
 
@@ -146,7 +146,8 @@ def recipe_within(budget: str, train_images: int, epochs: int | None = None) -> 
     """How to train for a budget. epochs: by default the recipe's, or as many more as make LEAST_STEPS."""
     recipe = recipe_of(LIVE, dataset_of(model_within(budget).name))
     if train_images < FEW_TO_TRAIN_ON:
-        recipe = replace(recipe, batch_size=SMALL_BATCH)
+        rate = recipe.learning_rate * SMALL_BATCH / recipe.batch_size  # a step on fewer images is less sure
+        recipe = replace(recipe, batch_size=SMALL_BATCH, learning_rate=rate)
     steps = math.ceil(train_images / recipe.batch_size)
     if epochs is None:
         epochs = max(recipe.epochs, math.ceil(LEAST_STEPS / steps))
