@@ -103,7 +103,7 @@ def test_every_link_and_picture_leads_somewhere(pages, soups):
     for page, soup in soups.items():
         for tag in soup.select("a[href], img[src], script[src], link[href]"):
             url = urlsplit(tag.get("href") or tag.get("src"))
-            if url.netloc and tag.name == "a":
+            if url.netloc and tag.name == "a" or url.scheme == "data":
                 continue
             target = (page.parent / unquote(url.path)).resolve() if url.path else page
             found = not url.netloc and target.is_file() and pages in target.parents

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from effcnn_helpers import draw_page as module
 from effcnn_helpers.batches import normalise
 from effcnn_helpers.draw_page import NETWORKS, draw_page, missing_runs, runs_shown, show_draw_page
 from effcnn_helpers.errors import EffcnnError
-from effcnn_helpers.records import RunRecord, read_network, read_run
+from effcnn_helpers.maintain.figures import figures
+from effcnn_helpers.records import RunRecord, read_network, read_run, recorded_dir
 
 ROOT = Path(__file__).parent.parent
 RECORDED = ROOT / "effcnn_helpers/recorded"
@@ -261,11 +263,17 @@ def test_slider_moves_the_image_and_both_networks_answer(page):
 def test_squares_are_the_answers_at_all_places(page):
     press(page, "example")
     wait_for(page, lambda page: text(page, "#with .kept"))
-    squares = [place.text for place in page.find_elements(By.CSS_SELECTOR, "#with .places span")]
-    expected = page.execute_script("""
+    squares, doubts = page.execute_script("""
+        const places = [...document.querySelectorAll("#with .places span")];
+        return [places.map(place => Number(place.textContent)),
+                places.map(place => Number(place.style.getPropertyValue("--doubt")))]""")
+    shares = np.array(page.execute_script("""
         return PLACES.flatMap(down => PLACES.map(right =>
-            String(indexOfLargest(logitsOf(networks[1], moved(digit.image, right, down))))))""")
-    assert squares == expected and len(squares) == 81
+            softmax(logitsOf(networks[1], moved(digit.image, right, down)))))"""))
+    assert squares == shares.argmax(axis=1).tolist() and len(squares) == 81
+    assert doubts == pytest.approx(1 - shares[:, squares[40]], abs=1e-9)
+    # The answers may all be the same; how sure they are tells right from down.
+    assert not np.allclose(shares.reshape(9, 9, 10), shares.reshape(9, 9, 10).transpose(1, 0, 2), atol=1e-6)
     same = sum(square == squares[40] for square in squares)
     assert text(page, "#with .kept") == f"The same answer at {same} of 81 places"
 
@@ -340,6 +348,20 @@ def test_missing_runs_are_named(write_record):
     assert [name.split("/")[1] for name in missing_runs()] == ["1.5k-dw", "1.5k-dw"] and missing_runs(RECORDED) == []
     with pytest.raises(EffcnnError, match="1.5k-dw/.*/run.json"):
         draw_page()
+
+
+def test_figures_write_the_page_or_name_the_runs_that_it_waits_for(html, tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks/00_any.ipynb")
+    monkeypatch.chdir(tmp_path)
+    for config in runs_shown()[:2]:
+        shutil.copytree(RECORDED / config.name, recorded_dir() / config.name)
+    assert figures(tmp_path) == 0
+    assert f"waits for its runs: {runs_shown()[2].name}" in capsys.readouterr().out
+    assert not (tmp_path / "draw.html").exists()
+    shutil.copytree(RECORDED / runs_shown()[2].name, recorded_dir() / runs_shown()[2].name)
+    assert figures(tmp_path) == 0
+    assert (tmp_path / "draw.html").read_text(encoding="utf-8") == html
 
 
 def test_parts_of_the_page_come_with_the_package():
