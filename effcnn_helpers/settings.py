@@ -143,7 +143,7 @@ def writing(path: Path, cure: str = "make room, or name another folder") -> Iter
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error
+        cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
