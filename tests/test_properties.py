@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from effcnn_helpers import settings as project_settings
@@ -85,6 +85,8 @@ def works_or_says(call, *values):
 @given(st.fixed_dictionaries({}, optional={
     field.name: anything | st.sampled_from([field.default, 1, 2, 0.5, "adam", "linear", ("flip",), "a name"])
     for field in fields(Recipe)}))
+@example({"learning_rate": 10**400})
+@example({"augmentation": (["flip"],)})
 def test_recipe(values):
     values = {"name": "one", "epochs": 1, **values}
     recipe = works_or_says(lambda: Recipe(**values), *values.values())

@@ -137,6 +137,11 @@ DAMAGES = {
         edited(record, test=counts(9_835, 10_001))),
     "one correct answer too many": lambda record: edited(record, test=counts(9_836)),
     "one correct answer too few": lambda record: edited(record, test=counts(9_834)),
+    "no images at all": lambda record: edited(
+        record, test={"correct": 0, "fresh_correct": 0, "total": 0}, misclassified=""),
+    "counts with a fraction": lambda record: (
+        edited(record, test={"correct": 9_835.0, "fresh_correct": 9_835, "total": 10_000})),
+    "epochs without values": lambda record: edited(record, epochs=[1] * 12),
     "no misclassified images": lambda record: edited(record, misclassified=""),
     "misclassified images without their class": lambda record: (
         edited(record, misclassified="1 2 3")),
