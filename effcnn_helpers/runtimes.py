@@ -214,8 +214,13 @@ def in_executorch(program: bytes) -> Predict:
     # The default asks for a check that its wheel was built without, and says so each time.
     loaded = runtime.Runtime.get().load_program(program, verification=runtime.Verification.Minimal)
     method = loaded.load_method("forward")
-    # Cloned, because the next call uses the method's memory again.
-    return lambda x: torch.cat([method.execute([one.contiguous()])[0].clone() for one in x.split(1)])
+
+    def call(x: torch.Tensor, kept=(program, loaded)) -> torch.Tensor:
+        """kept: what the method reads and does not keep alive itself; without it the process crashes."""
+        # Cloned, because the next call uses the method's memory again.
+        return torch.cat([method.execute([one.contiguous()])[0].clone() for one in x.split(1)])
+
+    return call
 
 
 def sizes(network: nn.Module, examples: torch.Tensor) -> dict[str, int]:

@@ -1,3 +1,4 @@
+import gc
 import importlib.metadata
 import shlex
 import subprocess
@@ -45,6 +46,20 @@ def test_runtime_computes_what_plain_pytorch_computes(runtime, model, cases):
     kept = predict(x)
     torch.testing.assert_close(predict(x[:3]), logits[:3], atol=1e-4, rtol=1e-4, msg="a batch of another size")
     torch.testing.assert_close(kept, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
+
+
+def test_executorch_answers_image_by_image_when_its_program_is_gone(cases):
+    """Its wheel reads the program's bytes in every call, and does not keep them."""
+    pytest.importorskip("executorch", reason="needs the extra executorch")
+    network, x, logits = cases["143k-dw"]
+    predict = runtimes.in_executorch(runtimes.executorch_bytes(network, x))
+    gc.collect()
+    others = [torch.randn(50_000) for _ in range(200)]  # take the memory that was given back
+    kept = predict(x)
+    torch.testing.assert_close(kept, logits, atol=1e-4, rtol=1e-4)
+    predict(torch.zeros_like(x))
+    torch.testing.assert_close(kept, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
+    assert len(others) == 200
 
 
 def test_int8_answers_nearly_as_the_trained_network_does(digits):
