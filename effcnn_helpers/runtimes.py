@@ -210,7 +210,8 @@ def executorch_bytes(network: nn.Module, examples: torch.Tensor) -> bytes:
 
 def in_executorch(program: bytes) -> Predict:
     """Image by image, with the threads that ExecuTorch takes (one for each of the cores)."""
-    runtime = required("executorch.runtime")
+    with warnings.catch_warnings(action="ignore"):  # it calls itself experimental
+        runtime = required("executorch.runtime")
     # The default asks for a check that its wheel was built without, and says so each time.
     loaded = runtime.Runtime.get().load_program(program, verification=runtime.Verification.Minimal)
     method = loaded.load_method("forward")
