@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,14 +38,23 @@ def small(techniques: tuple[str, ...] = (), **changes) -> RunConfig:
     return RunConfig("1.5k-dw", "mnist", recipe, techniques, **{**options, **changes})
 
 
+def signal_after(seconds: float, number: int, over: threading.Event) -> None:
+    """Send this process a signal when it has worked so long, however long that takes on a busy machine."""
+    end = time.process_time() + seconds
+    while not over.wait(0.002):
+        if time.process_time() >= end:
+            os.kill(os.getpid(), number)
+            return
+
+
 def train_in_process(config: RunConfig, root: Path, environment: dict[str, str], seconds: float | None) -> None:
     """What a process of its own does that trains and records a run; it notes how long that took it, without waiting.
 
-    seconds: after so long the system ends it, as by `kill -9`.
+    seconds: after so long it ends by `kill -9`.
     """
     os.environ.update(environment)
     if seconds:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        threading.Thread(target=signal_after, args=(seconds, signal.SIGKILL, threading.Event()), daemon=True).start()
     train_or_load(config, root=root, progress=False, threads=1)
     (root / "seconds").write_text(str(time.process_time()))
 
@@ -78,22 +88,24 @@ def test_run_killed_at_any_moment_goes_on_to_the_same_record(techniques, forked,
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
     config = small(techniques)
     undisturbed = tmp_path / "undisturbed"
+    assert forked(config, tmp_path / "warm") == 0  # the first one takes longer
     assert forked(config, undisturbed) == 0
     seconds = float((undisturbed / "seconds").read_text())
     expected = result_of(read_run(undisturbed / config.name))
-    resumed = 0
+    killed = resumed = 0
     for kill in range(KILLS):
         root = tmp_path / str(kill)
         status = forked(config, root, seconds * random.uniform(0.1, 1))
-        assert status in (-signal.SIGPROF, 0)
+        assert status in (-signal.SIGKILL, 0)
         assert not (root / config.name).exists() or read_run(root / config.name)
         assert forked(config, root) == 0
         record = read_run(root / config.name)
         assert result_of(record) == expected, kill
         assert weights_of(config, root) == weights_of(config, undisturbed), kill
+        killed += status != 0
         resumed += record.resumed
-        print(f"kill {kill}: status {status}, resumed {record.resumed}", flush=True)
-    assert resumed or not SOAK
+    print(f"{killed} of {KILLS} killed in time, {resumed} went on from a checkpoint", flush=True)
+    assert killed > KILLS / 2 and resumed or not SOAK
 
 
 # An interrupted notebook
@@ -109,26 +121,25 @@ def undisturbed(digits):
 
 
 @pytest.mark.parametrize("techniques", STACKS, ids=lambda names: "+".join(names) or "baseline")
-def test_notebook_interrupted_while_it_trains_goes_on_cleanly(techniques, undisturbed, digits):
+def test_notebook_interrupted_while_it_trains_goes_on_cleanly(techniques, undisturbed, digits, terminal_signals):
     """As by the stop button, at any moment: what is trained next in the same kernel is as in a fresh one."""
     record, weights, seconds = undisturbed
-    before = signal.signal(signal.SIGPROF, signal.default_int_handler)
     interrupted = 0
-    try:
-        for _ in range(KILLS):
-            signal.setitimer(signal.ITIMER_PROF, seconds * random.uniform(0.05, 0.9))
-            try:
-                train(small(techniques), digits)
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
-    finally:
-        signal.signal(signal.SIGPROF, before)
+    for _ in range(KILLS):
+        over = threading.Event()
+        button = threading.Thread(target=signal_after, args=(seconds * random.uniform(0.05, 0.7), signal.SIGINT, over))
+        button.start()
+        try:
+            train(small(techniques), digits)
+            over.set()
+            button.join()
+        except KeyboardInterrupt:
+            interrupted += 1
+    print(f"{interrupted} of {KILLS} interrupted", flush=True)
     again, network = train(small(), digits, threads=1)
     assert result_of(again) == result_of(record)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
-    assert interrupted or KILLS < 5
+    assert interrupted > KILLS / 2 or not SOAK
 
 
 def test_clock_that_jumps_changes_nothing(undisturbed, digits, monkeypatch):
