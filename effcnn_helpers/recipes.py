@@ -126,7 +126,7 @@ def refuse(kind: str, entry, problems: dict[str, str | None]) -> None:
 
 # By name and dataset. "constant": the plain recipe of the first measurement, which stops in a zigzag; chosen by
 # validation runs (cli/selections.py names them, tables.pilot_table shows them). "settled": its rate falls to 0, so that
-# a run comes to rest; the numbers for MNIST are chosen, those for CIFAR-10 lead at half the length.
+# a run comes to rest; chosen for MNIST, while CIFAR-10's validation runs are under way and its numbers may change.
 RECIPES = {(recipe.name, dataset): recipe for dataset, recipe in (
     ("mnist", Recipe("constant", epochs=12)),
     ("cifar10", Recipe("constant", epochs=20)),
