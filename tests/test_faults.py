@@ -105,7 +105,7 @@ def test_run_killed_at_any_moment_goes_on_to_the_same_record(techniques, forked,
         killed += status != 0
         resumed += record.resumed
     print(f"{killed} of {KILLS} killed in time, {resumed} went on from a checkpoint", flush=True)
-    assert killed > KILLS / 2 and resumed or not SOAK
+    assert killed >= KILLS / 2 and resumed or not SOAK
 
 
 # An interrupted notebook
@@ -139,7 +139,7 @@ def test_notebook_interrupted_while_it_trains_goes_on_cleanly(techniques, undist
     again, network = train(small(), digits, threads=1)
     assert result_of(again) == result_of(record)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
-    assert interrupted > KILLS / 2 or not SOAK
+    assert interrupted >= KILLS / 2 or not SOAK
 
 
 def test_clock_that_jumps_changes_nothing(undisturbed, digits, monkeypatch):
