@@ -54,8 +54,8 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
 
 def run_in_smoke(path: Path, environment: dict[str, str]) -> str:
     """"" when the notebook runs, else what went wrong; in a process of its own, as asyncio wants a main thread."""
-    code = "import pathlib, sys; from effcnn_helpers.cli.run import execute; " \
-           "sys.exit(execute(pathlib.Path(sys.argv[1]), 'smoke')[1])"
+    code = "import asyncio, pathlib, sys; from effcnn_helpers.cli.run import execute; " \
+           "sys.exit(asyncio.run(execute(pathlib.Path(sys.argv[1]), 'smoke'))[1])"
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env=environment, capture_output=True,
                           text=True)
     return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -107,8 +107,8 @@ except OSError:
 def test_notebook_calls_nobody_and_writes_to_its_own_folders_alone(name, tmp_path):
     """Also where the caller's downloads are allowed: the data is there, so nothing is asked for."""
     environment = kernel_environment()
-    code = ("import pathlib, sys; from effcnn_helpers.cli.run import execute; "
-            f"sys.exit(execute(pathlib.Path('notebooks/{name}'), 'smoke')[1])")
+    code = ("import asyncio, pathlib, sys; from effcnn_helpers.cli.run import execute; "
+            f"sys.exit(asyncio.run(execute(pathlib.Path('notebooks/{name}'), 'smoke'))[1])")
     seen = [line for line in seen_while(code, tmp_path / "watch", environment) if "__pycache__" not in line]
     assert [line for line in seen if line.startswith("network")] == []
     written = [Path(line.removeprefix("write ")) for line in seen]
