@@ -44,6 +44,7 @@ def style():
 @pytest.fixture
 def ax():
     """Axes of the only figure there may be: whatever draws on them opens no other, and can be drawn."""
+    plt.close("all")  # what other tests left
     figure, ax = plt.subplots()
     yield ax
     assert plt.get_fignums() == [figure.number]
