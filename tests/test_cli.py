@@ -61,7 +61,7 @@ def test_misuse_ends_with_status_2_and_says_what_is_wrong(arguments, message, ca
 
 @pytest.mark.parametrize("arguments, message", [
     (["sweep", "imagenet"], "error: unknown selection 'imagenet'; use some of mnist, cifar10, table-4"),
-    (["sweep", "25k", "--seeds", "-1"], "error: RunConfig.seed is -1; use a whole number of 0 or more"),
+    (["sweep", "25k", "--seeds", "-1"], "error: RunConfig.seed is -1; use a whole number from 0 to 4294967295"),
 ])
 def test_impossible_request_ends_with_status_1_and_a_message(arguments, message, capsys):
     assert main(arguments) == 1
