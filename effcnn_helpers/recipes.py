@@ -327,7 +327,7 @@ def shortened(config: RunConfig, profile: Profile, train_images: int, test_image
               epochs: int | None = None) -> RunConfig:
     """A run cut down to a profile's size, and to what a dataset holds; the full profile leaves it as it is."""
     if epochs is not None and not is_whole(epochs, 1):
-        raise EffcnnError(f"epochs is {epochs!r}; use a whole number of 1 or more, or None for the profile's")
+        raise EffcnnError(f"Recipe.epochs is {epochs!r}; use a whole number of 1 or more")
     if profile.live_epochs is None:
         return config
     longest = min(profile.live_epochs, config.epochs)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import result_of
+from process_of_a_run import signal_after, train_in_process
 
 from effcnn_helpers.cli import recording
 from effcnn_helpers.cli.recording import train_or_load
@@ -36,27 +37,6 @@ def small(techniques: tuple[str, ...] = (), **changes) -> RunConfig:
     options = dict(seed=1, train_images=128, test_images=100)
     recipe = Recipe("small", epochs=4, batch_size=64)
     return RunConfig("1.5k-dw", "mnist", recipe, techniques, **{**options, **changes})
-
-
-def signal_after(seconds: float, number: int, over: threading.Event) -> None:
-    """Send this process a signal when it has worked so long, however long that takes on a busy machine."""
-    end = time.process_time() + seconds
-    while not over.wait(0.002):
-        if time.process_time() >= end:
-            os.kill(os.getpid(), number)
-            return
-
-
-def train_in_process(config: RunConfig, root: Path, environment: dict[str, str], seconds: float | None) -> None:
-    """What a process of its own does that trains and records a run; it notes how long that took it, without waiting.
-
-    seconds: after so long it ends by `kill -9`.
-    """
-    os.environ.update(environment)
-    if seconds:
-        threading.Thread(target=signal_after, args=(seconds, signal.SIGKILL, threading.Event()), daemon=True).start()
-    train_or_load(config, root=root, progress=False, threads=1)
-    (root / "seconds").write_text(str(time.process_time()))
 
 
 @pytest.fixture(scope="module")

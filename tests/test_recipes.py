@@ -73,7 +73,7 @@ def test_every_field_of_a_recipe_is_checked():
     ("model", NAMES, "letters, digits"),
     ("dataset", NAMES, "letters, digits"),
     ("recipe", ["constant", None, {"epochs": 3}], 'say recipe_of("constant", "mnist")'),
-    ("seed", WHOLE_NUMBERS, "a whole number from 0 to 4294967295"),
+    ("seed", [*WHOLE_NUMBERS, 2**32], "a whole number from 0 to 4294967295"),
     ("train_images", [0, 1, 2.5, "2", True, -1, NAN], "2 or more, or None for all"),
     ("test_images", [0, 2.5, "2", True, -1, NAN], "1 or more, or None for all"),
     ("evaluate_on", ["train", "Test", "", None, True, ["test"]], '"test" or "validation"'),
