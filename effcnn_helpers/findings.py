@@ -14,6 +14,7 @@ LEAST_IMAGES = 20  # to train on, in all
 FEW_IMAGES = 10  # a class with fewer is named
 UNEVEN = 5  # times as many images in the largest class as in the smallest: named
 
+
 @dataclass(frozen=True)
 class Finding:
     """What a check found: one line. kind: a word for it. names: of all the images or files it is about."""

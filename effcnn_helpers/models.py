@@ -16,7 +16,7 @@ import pandas as pd
 import torchinfo
 from torch import nn
 
-from .errors import EffcnnError
+from .errors import EffcnnError, look_up
 
 
 class Conv3x3(nn.Sequential):
@@ -224,9 +224,7 @@ MODELS = {model.name: model for model in (
 
 def model_of(name: str) -> Model:
     """The entry of a model. Raises EffcnnError, listing the models, for an unknown name."""
-    if not isinstance(name, str) or name not in MODELS:
-        raise EffcnnError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
-    return MODELS[name]
+    return look_up("model", name, MODELS)
 
 
 def build_model(name: str, classes: int = 10) -> nn.Module:

@@ -22,6 +22,7 @@ from .techniques import add_to_network
 
 SCHEMA_VERSION = 3
 SWEEP = "`python -m effcnn_helpers sweep`"
+ROOM = "make room, or see to it that its parent folder is writable"
 WRITING = ".writing-"  # begins the names of folders that are not whole yet
 
 
@@ -175,7 +176,7 @@ def write_run(record: RunRecord, network: nn.Module, root: Path | None = None) -
     Raises RecordError, with the cause, when it cannot be written.
     """
     folder = (root or recorded_dir()) / record.config.name
-    with written_whole(folder) as whole:
+    with written_whole(folder, f"{ROOM}, and the same command goes on from the run's last epoch") as whole:
         write_into(whole, record, network)
     return folder
 
@@ -187,10 +188,10 @@ def write_into(folder: Path, record: RunRecord, network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def written_whole(folder: Path, cure: str = ROOM) -> Iterator[Path]:
     """A temporary folder to write into, which becomes `folder` in one move; one that is there already stays.
 
-    Raises RecordError, with the cause, when it cannot be written.
+    Raises RecordError, with the cause and this cure, when it cannot be written.
     """
     cause = ""
     try:
@@ -203,8 +204,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
     except (OSError, safetensors.SafetensorError) as error:
         cause = str(error)
     if not folder.is_dir():
-        raise RecordError(f"{folder} could not be written ({cause}); make room, or see to it that its parent folder "
-                          "is writable, and the same command goes on from the run's last epoch")
+        raise RecordError(f"{folder} could not be written ({cause}); {cure}")
 
 
 def all_runs(root: Path | None = None, below: str = "") -> Iterator[RunRecord]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from .errors import EffcnnError
+from .errors import EffcnnError, look_up
 
 if TYPE_CHECKING:
     from composer import Algorithm
@@ -171,9 +171,7 @@ TECHNIQUES = {technique.name: technique for technique in (
 
 def technique_of(name: str) -> Technique:
     """A technique's entry. Raises EffcnnError, listing the techniques, for an unknown name."""
-    if not isinstance(name, str) or name not in TECHNIQUES:
-        raise EffcnnError(f"unknown technique {name!r}; the techniques are {', '.join(TECHNIQUES)}")
-    return TECHNIQUES[name]
+    return look_up("technique", name, TECHNIQUES)
 
 
 def chosen(techniques: Iterable[str]) -> list[Technique]:

@@ -224,10 +224,10 @@ def last_whole_checkpoint(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
     found = sorted(folder.glob("ep*.pt"), key=lambda path: int(path.stem[2:]), reverse=True)
-    return next((path for path in found if is_whole(path)), None)
+    return next((path for path in found if is_intact(path)), None)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_intact(checkpoint: Path) -> bool:
     """Whether a file is a zip archive, as torch writes them, whose parts all have their checksums."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
