@@ -210,6 +210,8 @@ def browser(tmp_path_factory):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options, Service(CHROMEDRIVER)) as driver:
+        # Without a window a page may never have the focus, by which JupyterLab knows its current notebook.
+        driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
         yield driver
 
 
