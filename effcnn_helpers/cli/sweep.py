@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -164,15 +165,16 @@ def estimates(configs: list[RunConfig], root: Path, threads: int) -> dict[RunCon
         checkpoint = last_whole_checkpoint(unfinished_dir(config, digests[config.dataset]))
         done = int(checkpoint.stem[2:]) if checkpoint else 0
         images = config.train_images or 50_000
-        epoch = images * (slowest(recorded, config) or config.passes * seconds_per_image(config, threads))
+        epoch = images * (usual(recorded, config) or config.passes * seconds_per_image(config, threads))
         found[config] = START_SECONDS + (config.epochs - done) * epoch * EVALUATION_SHARE
     return found
 
 
-def slowest(recorded: list[RunRecord], config: RunConfig) -> float:
-    """The most seconds per image among recorded runs of the same model and passes per batch; 0 without any."""
-    return max((run.train_seconds / len(run.epochs) / (run.config.train_images or 50_000) for run in recorded
-                if (run.config.model, run.config.passes) == (config.model, config.passes)), default=0.0)
+def usual(recorded: list[RunRecord], config: RunConfig) -> float:
+    """The median seconds per image of recorded runs with the same model and passes per batch; 0 without any."""
+    found = [run.train_seconds / len(run.epochs) / (run.config.train_images or 50_000) for run in recorded
+             if (run.config.model, run.config.passes) == (config.model, config.passes)]
+    return statistics.median(found) if found else 0.0
 
 
 def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float:
