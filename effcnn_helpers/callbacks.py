@@ -10,7 +10,7 @@ import torch
 from composer import Callback
 from composer.algorithms.sam import SAMOptimizer
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 from tqdm.auto import tqdm
 
 from .batches import BatchLoader
@@ -112,6 +112,48 @@ class FreshStatistics(Callback):
         if state.timestamp.epoch == state.max_duration:
             network = state.model.module
             update_bn(self.loader, network, device=next(network.parameters()).device)
+
+
+class MovingAverage(Callback):
+    """Keeps an exponential moving average of the weights and of BatchNorm's statistics; it is evaluated and kept.
+
+    After each batch the average takes over 1 - 2 ** (-1 / half_life) of the difference, so that what a batch did to
+    it counts half after `half_life` batches more. Training goes on from the weights themselves. Part of Composer's
+    checkpoints; that of the last epoch holds the average as the network's weights.
+    """
+
+    def __init__(self, half_life: float):
+        self.move = get_ema_multi_avg_fn(0.5 ** (1 / half_life))
+        self.mean: list[torch.Tensor] = []
+
+    def fit_start(self, state, logger):
+        # A state dict shares its memory with the network. It also counts batches, in whole numbers: no mean of those.
+        self.values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+        self.mean = [mean.to(value.device) for mean, value in zip(self.mean or self.values, self.values, strict=True)]
+        self.mean = [mean.clone() for mean in self.mean]
+
+    def batch_end(self, state, logger):
+        self.move(self.mean, self.values, None)
+
+    def epoch_end(self, state, logger):
+        self.swap()
+
+    def eval_end(self, state, logger):
+        if state.timestamp.epoch < state.max_duration:
+            self.swap()
+
+    def swap(self):
+        """Exchange the network's weights with their average."""
+        for mean, value in zip(self.mean, self.values, strict=True):
+            weights = value.clone()
+            value.copy_(mean)
+            mean.copy_(weights)
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
 
 
 class SharpnessAware(SAMOptimizer):

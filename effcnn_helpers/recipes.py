@@ -48,6 +48,7 @@ class Recipe:
     schedule: "constant", or "linear": falls to 0 over the whole run, step by step.
     rise: share of the steps in which the rate first rises from 0, linearly.
     augmentation: names from batches.AUGMENTATIONS, in order.
+    average: half-life, in epochs, of a moving average of the weights, which is evaluated and kept; 0: none.
     Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
@@ -62,6 +63,7 @@ class Recipe:
     schedule: str = "constant"
     rise: float = 0.0
     augmentation: tuple[str, ...] = ()
+    average: float = 0.0
 
     def __post_init__(self):
         known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
@@ -78,9 +80,11 @@ class Recipe:
             "schedule": None if self.schedule in SCHEDULES else " or ".join(SCHEDULES),
             "rise": None if is_share(self.rise) else "a share from 0 to less than 1",
             "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
+            "average": None if is_share(self.average, float("inf")) else "0 or a number of epochs",
         }
         refuse("Recipe", self, problems)
-        for field in ("learning_rate", "momentum", "weight_decay", "rise"):  # 1 and 1.0 are one recipe, one folder
+        # 1 and 1.0 are one recipe, one folder.
+        for field in ("learning_rate", "momentum", "weight_decay", "rise", "average"):
             object.__setattr__(self, field, float(getattr(self, field)))
 
     @property
@@ -179,6 +183,10 @@ class RunConfig:
             else "a whole number of 1 or more, or None for all",
             "evaluate_on": None if self.evaluate_on in ("test", "validation") else '"test" or "validation"',
         })
+        for entry in chosen(self.techniques):
+            if entry.fresh_statistics and self.recipe.average:
+                raise EffcnnError(f"Recipe.average is {self.recipe.average}, and {entry.name} averages the weights, "
+                                  "too; leave one of them out")
         model, spec = MODELS.get(self.model), DATASETS.get(self.dataset)
         if model and spec and model.image_shape != spec.image_shape:
             raise EffcnnError(f"{model.name} takes images {model.image_shape}, and those of {spec.name} are "

@@ -111,7 +111,7 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     from composer.core import DataSpec
     from torchmetrics import MetricCollection
 
-    from .callbacks import FreshStatistics, History, ProgressBar
+    from .callbacks import FreshStatistics, History, MovingAverage, ProgressBar
 
     train_images, test_images = split_for(config, dataset)
     started = now()
@@ -123,9 +123,11 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     loader = BatchLoader(train_images, dataset.spec, config.recipe.batch_size, shuffle=True, seed=config.seed,
                          augmentation=config.recipe.augmentation)
     history = History(loader, on_epoch)
-    callbacks = [history]
+    callbacks: list[composer.Callback] = [history]
     if any(entry.fresh_statistics for entry in entries):
         callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
+    if config.recipe.average:
+        callbacks.append(MovingAverage(config.recipe.average * len(loader)))
     if progress:
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
     optimizer = make_optimizer(config, network)

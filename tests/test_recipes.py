@@ -53,6 +53,7 @@ NAMES = ["", " ", "a/b", "a,b", "a=b", "a+b", "..", ".hidden", "a\nb", "a\\b", N
     ("schedule", ["cosine", None, ["linear"]], "constant or linear"),
     ("rise", [1, 1.0, *NUMBERS], "a share from 0 to less than 1"),
     ("augmentation", [("spin",), ("flip", "spin"), ["flip"], "flip", None], "flip"),
+    ("average", NUMBERS, "0 or a number of epochs"),
 ])
 def test_recipe_refuses_what_cannot_be_trained_with(field, values, expected):
     for value in values:
@@ -132,7 +133,7 @@ def test_what_is_unknown_is_refused_with_what_is_known(make, message):
 @pytest.mark.parametrize("field, value", [
     ("epochs", 1), ("version", 1), ("batch_size", 2), ("optimizer", "adam"), ("momentum", 0),
     ("learning_rate", 1e-9), ("weight_decay", 0), ("schedule", "linear"), ("rise", 0.999),
-    ("augmentation", ("flip", "crop")), ("name", "settled-2 v1.0_a")])
+    ("augmentation", ("flip", "crop")), ("average", 0), ("name", "settled-2 v1.0_a")])
 def test_recipe_takes_the_smallest_values_that_work(field, value):
     assert getattr(replace(PLAIN, **{field: value}), field) == value
 
@@ -160,6 +161,7 @@ def others(value, field: str) -> list:
             "epochs": [1, 2, 12, 20, 60], "version": [2, 3], "batch_size": [64, 12, 2],
             "optimizer": ["adam"], "learning_rate": [0.01, 0.10000000000000002, 1e-5, 1, 10.0],
             "momentum": [0, 0.95, 0.09], "weight_decay": [1e-4, 5e-4, 0.1, 1], "rise": [0.1, 0.25],
+            "average": [0.1, 2],
             "schedule": ["linear"], "model": ["own", "7k", "7k-dw", "constant"],
             "dataset": ["photos", "validation"], "seed": [1, 10, 11],
             "train_images": [None, 2, 200, 5_000, 50_000], "test_images": [1, 200, 5_000],
@@ -168,10 +170,13 @@ def others(value, field: str) -> list:
 
 def every_change(config: RunConfig) -> list[RunConfig]:
     """The configuration with each field of it, and of its recipe, changed."""
-    changed = [replace(config, recipe=replace(config.recipe, **{field.name: value}))
+    changes = [{"recipe": replace(config.recipe, **{field.name: value})}
                for field in fields(Recipe) for value in others(config.recipe, field.name)]
-    return changed + [replace(config, **{field.name: value}) for field in fields(RunConfig)
-                      if field.name != "recipe" for value in others(config, field.name)]
+    changes += [{field.name: value} for field in fields(RunConfig)
+                if field.name != "recipe" for value in others(config, field.name)]
+    return [replace(config, **change) for change in changes
+            if not (change.get("recipe", config.recipe).average  # refused together
+                    and "swa" in change.get("techniques", config.techniques))]
 
 
 @pytest.mark.parametrize("start", [

@@ -109,6 +109,11 @@ def test_unknown_and_senseless_techniques_are_refused(techniques, complaint):
         config_of("1.5k-dw", *techniques)
 
 
+def test_two_averages_of_the_weights_are_refused():
+    with pytest.raises(EffcnnError, match="Recipe.average is 0.5, and swa averages the weights, too"):
+        RunConfig("1.5k-dw", "mnist", AVERAGED, ("swa",))
+
+
 def test_two_schedules_are_refused_and_so_is_what_an_entry_excludes(monkeypatch):
     monkeypatch.setitem(TECHNIQUES, "restarts", Technique(
         "restarts", "Restarts", "R", "black", excludes={"sam": "they are enemies"},
@@ -146,13 +151,15 @@ def stop_after_third_epoch(rows):
 
 COMBINATIONS = [*((name,) for name in TECHNIQUES), ("cutout", "blurpool", "mixup", "label_smoothing", "sam", "swa"),
                 ("one_cycle_lr", "sam")]
+AVERAGED = Recipe("averaged", epochs=4, average=0.5)
 SGD, ADAM = Recipe("sgd", epochs=4), Recipe("adam", epochs=4, optimizer="adam", learning_rate=0.003)
 
 
 @pytest.mark.parametrize("techniques, recipe", [
     *((techniques, SGD) for techniques in COMBINATIONS),
     *((techniques, ADAM) for techniques in COMBINATIONS if {"sam", "one_cycle_lr"} & set(techniques)),
-    *((techniques, FALLING) for techniques in ((), ("swa",), ("mixup", "sam")))],
+    *((techniques, FALLING) for techniques in ((), ("swa",), ("mixup", "sam"))),
+    *((techniques, AVERAGED) for techniques in ((), ("mixup", "sam")))],
     ids=lambda value: value.name if isinstance(value, Recipe) else "+".join(value) or "baseline")
 def test_stopped_run_goes_on_to_the_same_weights(techniques, recipe, small, digits, trained, tmp_path):
     config = replace(small, techniques=techniques, recipe=recipe)
@@ -163,6 +170,7 @@ def test_stopped_run_goes_on_to_the_same_weights(techniques, recipe, small, digi
     assert resumed.resumed
     assert_equal_state(network, network_resumed)
     assert resumed.misclassified == whole.misclassified
+    assert_equal_state(network, train(config, digits, checkpoints=tmp_path, threads=1)[1])  # nothing left to train
     assert whole.epochs[-1]["test_accuracy_percent"] == pytest.approx(whole.accuracy_percent, abs=1e-4)
     assert whole.parameters == count_parameters(network)
 

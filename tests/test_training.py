@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from composer.functional import compute_ema
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -115,6 +116,7 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) ->
                          augmentation=recipe.augmentation)
     rates = iter(rates_by_hand(recipe, recipe.epochs * len(loader)))
     losses = []
+    mean = copy.deepcopy(network)
     network.train()
     for loader.epoch in range(recipe.epochs):
         loss_sum = 0.0
@@ -126,8 +128,13 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) ->
             update.zero_grad()
             loss.backward()
             update.step()
+            if recipe.average:
+                compute_ema(network, mean, smoothing=0.5 ** (1 / (recipe.average * len(loader))))
             loss_sum += loss.item() * len(y)
         losses.append(loss_sum / len(images))
+    if recipe.average:
+        averaged = {name: value for name, value in mean.state_dict().items() if value.is_floating_point()}
+        network.load_state_dict({**network.state_dict(), **averaged})
     return losses
 
 
@@ -139,6 +146,7 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) ->
     Recipe("adam falling", epochs=2, optimizer="adam", learning_rate=0.01, momentum=0.5, weight_decay=0.05,
            schedule="linear"),
     Recipe("augmented", epochs=2, rise=0.5, augmentation=("flip", "hole")),
+    Recipe("averaged", epochs=2, average=0.5),
 ], ids=lambda recipe: recipe.name)
 def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digits):
     """Composer's Trainer against a loop in PyTorch alone: the same weights and losses, within 1e-6.
