@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from composer import Callback
 from composer.algorithms.sam import SAMOptimizer
+from composer.models import ComposerClassifier
 from torch import nn
+from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 from tqdm.auto import tqdm
 
 from .batches import BatchLoader
 from .errors import EffcnnError
+
+TEACHER_SHARE, TEMPERATURE = 0.9, 4.0  # of a student's loss
 
 
 class DivergedError(EffcnnError):
@@ -154,6 +158,28 @@ class MovingAverage(Callback):
 
     def load_state_dict(self, state):
         self.mean = state["mean"]
+
+
+class Student(ComposerClassifier):
+    """Learns from the labels and from the answers of a larger network that is trained already (Hinton et al., 2015).
+
+    Its loss is (1 - TEACHER_SHARE) of the cross-entropy and TEACHER_SHARE T² of the Kullback-Leibler divergence from
+    the teacher's softmax to its own, both of logits divided by the TEMPERATURE T, which brings out how likely the
+    teacher finds each wrong class.
+    """
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, **options):
+        super().__init__(network, **options)
+        self.teachers = [teacher]  # in a list it is no part of what is trained, saved and put into training mode
+
+    def loss(self, outputs, batch, *args, **kwargs):
+        [teacher] = self.teachers
+        with torch.no_grad():
+            answers = teacher.to(outputs.device)(batch[0])
+        divergence = functional.kl_div((outputs / TEMPERATURE).log_softmax(dim=1),
+                                       (answers / TEMPERATURE).softmax(dim=1), reduction="batchmean")
+        labels = super().loss(outputs, batch, *args, **kwargs)
+        return (1 - TEACHER_SHARE) * labels + TEACHER_SHARE * TEMPERATURE**2 * divergence
 
 
 class SharpnessAware(SAMOptimizer):

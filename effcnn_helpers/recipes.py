@@ -49,6 +49,8 @@ class Recipe:
     rise: share of the steps in which the rate first rises from 0, linearly.
     augmentation: names from batches.AUGMENTATIONS, in order.
     average: half-life, in epochs, of a moving average of the weights, which is evaluated and kept; 0: none.
+    teacher: a model whose answers are learned from, too (see callbacks.Student): its recorded run of seed 0, trained
+        otherwise alike; "": none.
     Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
@@ -64,6 +66,7 @@ class Recipe:
     rise: float = 0.0
     augmentation: tuple[str, ...] = ()
     average: float = 0.0
+    teacher: str = ""
 
     def __post_init__(self):
         known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
@@ -81,6 +84,7 @@ class Recipe:
             "rise": None if is_share(self.rise) else "a share from 0 to less than 1",
             "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
             "average": None if is_share(self.average, float("inf")) else "0 or a number of epochs",
+            "teacher": None if self.teacher in ["", *MODELS] else f'"" or one of {", ".join(MODELS)}',
         }
         refuse("Recipe", self, problems)
         # 1 and 1.0 are one recipe, one folder.
@@ -205,6 +209,13 @@ class RunConfig:
     def passes(self) -> int:
         """How often a training step passes its batch through the network."""
         return max([entry.passes for entry in chosen(self.techniques)], default=1)
+
+    @property
+    def taught_by(self) -> "RunConfig | None":
+        """The run whose network is the teacher; None without one."""
+        if not self.recipe.teacher:
+            return None
+        return replace(self, model=self.recipe.teacher, recipe=replace(self.recipe, teacher=""), seed=0)
 
     @property
     def whole(self) -> bool:

@@ -1,6 +1,7 @@
 """Training through Composer's Trainer: a RunConfig, or a network of your own, in; a RunRecord and the network out."""
 
 import copy
+import functools
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from .datasets import DataError, DatasetSpec, ImageDataset, Images
 from .machine import describe_environment, describe_git, now, prepare
 from .models import count_parameters
 from .recipes import HEADLINE, Recipe, RunConfig, recipe_of
-from .records import SCHEMA_VERSION, RunRecord, build_network, weight_bytes
+from .records import SCHEMA_VERSION, RunRecord, build_network, read_network, read_run, recorded_dir, weight_bytes
 from .techniques import add_to_network, chosen, in_order, make_algorithms
 
 EVAL_BATCH = 500
@@ -55,8 +56,8 @@ def train(config: RunConfig, dataset: ImageDataset, checkpoints: Path | None = N
 
     Returns: the record, and the trained network in evaluation mode on the CPU.
 
-    Raises: DataError when the dataset does not fit the configuration, DivergedError when the loss is no
-        longer finite.
+    Raises: DataError when the dataset does not fit the configuration, RecordError when the recipe's teacher is not
+        recorded, DivergedError when the loss is no longer finite.
     """
     def build() -> nn.Module:
         return build_network(config)
@@ -111,7 +112,7 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     from composer.core import DataSpec
     from torchmetrics import MetricCollection
 
-    from .callbacks import FreshStatistics, History, MovingAverage, ProgressBar
+    from .callbacks import FreshStatistics, History, MovingAverage, ProgressBar, Student
 
     train_images, test_images = split_for(config, dataset)
     started = now()
@@ -132,8 +133,12 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
     optimizer = make_optimizer(config, network)
     resume_from = last_whole_checkpoint(checkpoints)
+    classifier = composer.models.ComposerClassifier
+    if config.taught_by:
+        teacher = read_network(read_run(recorded_dir() / config.taught_by.name))
+        classifier = functools.partial(Student, teacher=teacher.to(memory_format=torch.channels_last))
     trainer = composer.Trainer(
-        model=composer.models.ComposerClassifier(
+        model=classifier(
             network, num_classes=len(dataset.classes),
             train_metrics=MetricCollection([]),  # accuracy on training batches costs time; nothing here shows it
         ),

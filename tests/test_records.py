@@ -75,7 +75,7 @@ def test_written_form_spells_the_recipe_out(make_record):
     assert fields["config"]["recipe"] == {
         "name": "constant", "epochs": 12, "version": 1, "batch_size": 128, "optimizer": "sgd",
         "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant",
-        "rise": 0.0, "augmentation": ["flip", "crop"], "average": 0.0}
+        "rise": 0.0, "augmentation": ["flip", "crop"], "average": 0.0, "teacher": ""}
 
 
 def test_sizes_are_those_of_the_files(tiny_run, tmp_path):

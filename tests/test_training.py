@@ -35,6 +35,7 @@ from effcnn_helpers.records import (
     RecordError,
     read_network,
     read_run,
+    recorded_dir,
     weight_bytes,
     write_run,
 )
@@ -103,7 +104,8 @@ def rates_by_hand(recipe: Recipe, steps: int) -> list[float]:
     return rates
 
 
-def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) -> list[float]:
+def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int,
+               teacher: nn.Module | None = None) -> list[float]:
     """Train a network in PyTorch alone, as the notebooks teach it; returns the mean loss of each epoch."""
     kernels = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -124,7 +126,12 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int) ->
             rate = next(rates)
             for group in update.param_groups:
                 group["lr"] = rate
-            loss = nn.functional.cross_entropy(network(x), y)
+            logits = network(x)
+            loss = nn.functional.cross_entropy(logits, y)
+            if teacher:
+                wanted = teacher(x).detach().div(4).softmax(dim=1)
+                own = logits.div(4).softmax(dim=1)
+                loss = 0.1 * loss + 0.9 * 16 * (wanted * (wanted / own).log()).sum(dim=1).mean()
             update.zero_grad()
             loss.backward()
             update.step()
@@ -172,6 +179,27 @@ def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digit
     steps = len(BatchLoader(digits.train.first(300), "mnist", recipe.batch_size))
     assert [row["learning_rate"] for row in record.epochs] == pytest.approx(
         rates_by_hand(recipe, 2 * steps)[::steps])
+
+
+def test_student_learns_from_labels_and_from_its_teachers_answers(tiny, digits):
+    """Against the loss written out, in a loop in PyTorch alone. Its teacher is the recorded run named by the recipe."""
+    config = replace(by_recipe(tiny, teacher="7k"), model="25k", seed=4)
+    with pytest.raises(RecordError, match="7k"):
+        train(config, digits, threads=1)
+    teacher = train(config.taught_by, digits, threads=1)
+    write_run(*teacher)
+    before = copy.deepcopy(teacher[1].state_dict())
+    record, student = train(config, digits, threads=1)
+
+    torch.manual_seed(4)
+    network = build_model("25k").to(memory_format=torch.channels_last)
+    losses = plain_loop(network, config.recipe, digits.train.first(256), seed=4, teacher=teacher[1])
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(student.state_dict()[name], tensor, atol=1e-5, rtol=0, msg=name)
+    assert [row["train_loss"] for row in record.epochs] == pytest.approx(losses, abs=1e-5)
+    assert_same_weights(read_network(read_run(recorded_dir() / config.taught_by.name)), teacher[1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher[1].state_dict().items())
+    assert record.parameters == 25_144 and config.taught_by.seed == 0
 
 
 def test_folded_batchnorm_trains_as_torchs_own_to_rounding(tiny, tiny_run, digits):
