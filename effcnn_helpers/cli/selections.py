@@ -43,6 +43,7 @@ PILOTS: dict[tuple[str, str], list[Stage]] = {
          [settling(10, rate, decay) for rate in (0.1, 0.3) for decay in (1e-4, 5e-4)]),
         ([("25k", ()), ("1.5k-dw", ()), ("1.5k-dw", ("swa",))],
          [settling(20, 0.1, 5e-4), settling(20, 0.3, 1e-4)]),
+        ([("7k", ()), ("5k", ())], [settling(20, 0.3, 1e-4)]),  # does it suit the sizes between, too?
     ],
     ("settled", "cifar10"): [
         ([("143k-dw", ())],
