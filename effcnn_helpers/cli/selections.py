@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ..datasets import DATASETS
 from ..errors import EffcnnError
+from ..ladder import LADDERS
 from ..models import MODELS
 from ..paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
 from ..recipes import HEADLINE, Recipe, RunConfig, table_run
@@ -55,6 +56,12 @@ PILOTS: dict[tuple[str, str], list[Stage]] = {
 }
 
 
+LADDER_RUNS = {f"beyond-{budget}": [rung.config for rung in rungs] for budget, rungs in LADDERS.items()}
+LADDER_RUNS["beyond"] = [config for configs in LADDER_RUNS.values() for config in configs]
+LADDER_RUNS["pilot-beyond"] = [replace(config, evaluate_on="validation", train_images=None)
+                               for config in LADDER_RUNS["beyond"]]
+
+
 def pilot_runs(recipe: str, dataset: str) -> list[RunConfig]:
     """The validation runs that a recipe of a dataset was chosen by (see PILOTS)."""
     return [RunConfig(model, dataset, tried, techniques, evaluate_on="validation")
@@ -65,7 +72,8 @@ def pilot_runs(recipe: str, dataset: str) -> list[RunConfig]:
 def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> list[RunConfig]:
     """The runs that selections name, without repeats, each seed of every row before the next seed.
 
-    A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", a model such as
+    A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", "beyond" or "beyond-1.5k" (all
+    ladders of notebook 16, or that of one budget), "pilot-beyond" (their rungs on validation images), a model such as
     "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", either of them with its own number of
     epochs such as "143k-dw@60", or "pilot-mnist", "pilot-cifar10" (the validation runs, which have a seed of
     their own). recipe: for all of them. Raises EffcnnError for anything else.
@@ -82,6 +90,8 @@ def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> l
                      if accuracies[dataset] is not None]
         elif selection == "table-5":
             rows += [table_run(TABLE_4_MODELS["cifar10"], techniques=row, recipe=recipe) for row in TABLE_5]
+        elif selection in LADDER_RUNS:
+            rows += LADDER_RUNS[selection]
         elif (recipe, selection.removeprefix("pilot-")) in PILOTS:
             rows += pilot_runs(recipe, selection.removeprefix("pilot-"))
         elif model in MODELS and epochs.isdecimal() == bool(at):
@@ -89,7 +99,7 @@ def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> l
                                   epochs=int(epochs) if at else None))
         else:
             pilots = [f"pilot-{dataset}" for of, dataset in PILOTS if of == recipe]
-            known = ", ".join([*DATASETS, "table-4", "table-5", *pilots, *MODELS])
+            known = ", ".join([*DATASETS, "table-4", "table-5", *LADDER_RUNS, *pilots, *MODELS])
             raise EffcnnError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
                               "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
     table_rows = [row for row in rows if row.evaluate_on == "test"]
