@@ -109,6 +109,17 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def instructions() -> str:
+    """The widest vectors that torch uses here, and whether there are some for 8-bit sums: "AVX512, with VNNI"."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())  # Linux alone has it
+    except OSError:
+        vnni = "VNNI unknown"
+    else:
+        vnni = f"{'with' if {'avx512_vnni', 'avx_vnni'} & flags else 'without'} VNNI"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {vnni}"
+
+
 def describe_git() -> dict:
     """The commit of the package's checkout and whether its code was modified.
 

@@ -1,7 +1,7 @@
 """The same trained weights in several runtimes, and their size in several formats (notebook 15).
 
 ONNX, ONNX Runtime, OpenVINO and NNCF come with the extra `deploy`, ExecuTorch with the extra of its
-name; they are imported when needed.
+name; they are imported when needed. torch.compile and AOTInductor need a C++ compiler.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import platform
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,21 +36,25 @@ RUNTIMES = {
     "openvino": "OpenVINO",
     "int8": "OpenVINO, int8",
 }
+# They take up to a minute of compiling for each network: the bench does without.
+COMPILED = {"compile": "torch.compile", "aotinductor": "AOTInductor"}
+FOLDED = {"freezing": True}  # weights are constants: torch folds each BatchNorm into its convolution
 
 
 class RuntimeMissingError(EffcnnError):
-    """A package that a runtime needs is not installed, or does not load."""
+    """A package or compiler that a runtime needs is not there, or does not work."""
 
 
 def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: int = 1) -> Predict:
     """A function from normalised images (N, C, H, W), float32, to logits (N, 10), by a runtime.
 
+    runtime: one of RUNTIMES or, with a C++ compiler, of COMPILED.
     network: copied, so it stays as it is. examples: normalised training images (N, C, H, W); int8
     takes the ranges of its values from them, the others at most their shape. threads: of ONNX
-    Runtime and OpenVINO; PyTorch's three run with the threads that torch is set to when they are
+    Runtime and OpenVINO; PyTorch's own run with the threads that torch is set to when they are
     called.
-    Raises EffcnnError for an unknown runtime, RuntimeMissingError for one that is not installed or
-    does not load.
+    Raises EffcnnError for an unknown runtime, RuntimeMissingError for one that is not installed,
+    does not load or cannot compile.
     """
     network = copy.deepcopy(network).eval()
     if runtime == "eager":
@@ -69,7 +74,9 @@ def prepare(runtime: str, network: nn.Module, examples: torch.Tensor, threads: i
         return in_openvino(openvino_model(network, examples), threads)
     if runtime == "int8":
         return in_openvino(quantised(network, examples), threads)
-    raise EffcnnError(f"runtime is {runtime!r}; use one of {', '.join(RUNTIMES)}")
+    if runtime in COMPILED:
+        return compiled(runtime, network, examples)
+    raise EffcnnError(f"runtime is {runtime!r}; use one of {', '.join(RUNTIMES | COMPILED)}")
 
 
 def in_torch(network: Callable, memory_format: torch.memory_format) -> Predict:
@@ -78,6 +85,37 @@ def in_torch(network: Callable, memory_format: torch.memory_format) -> Predict:
             return network(x.contiguous(memory_format=memory_format))
 
     return call
+
+
+def compiled(runtime: str, network: nn.Module, examples: torch.Tensor) -> Predict:
+    """What C++ does that torch writes for this network, processor and number of threads, and compiles anew now.
+
+    examples: two or more normalised images (N, C, H, W). torch.compile compiles once more for an image alone.
+    Raises RuntimeMissingError, with the cause, where there is no C++ compiler or compiling fails.
+    """
+    examples = examples.contiguous()
+    network = without_composers_blurpool(network, examples[:1]).to(memory_format=torch.contiguous_format)
+    # torch's extensions say there whether they have found a GPU's compiler.
+    with contextlib.redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        from torch import _inductor
+        from torch._inductor.utils import fresh_inductor_cache
+
+        with fresh_inductor_cache():  # without it, a second compiling takes a fraction of the first one
+            try:
+                if runtime == "compile":
+                    faster = torch.compile(network, dynamic=True, options=FOLDED)
+                    predict = in_torch(faster, torch.contiguous_format)
+                    predict(examples)
+                    return predict
+                program = torch.export.export(network, (examples,), dynamic_shapes=({0: torch.export.Dim("n")},))
+                package = _inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2",
+                                                             inductor_configs=FOLDED)
+                return in_torch(_inductor.aoti_load_package(package), torch.contiguous_format)
+            except Exception as error:  # torch's, or the compiler's
+                failure = error
+    said = re.search(r"error: .+", str(failure)) or re.search(r".+", str(failure))
+    raise RuntimeMissingError(f"{COMPILED[runtime]} needs a C++ compiler and cannot compile here "
+                              f"({type(failure).__name__}: {said[0] if said else ''})") from failure
 
 
 def in_onnxruntime(model: bytes, threads: int) -> Predict:

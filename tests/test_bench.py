@@ -29,6 +29,7 @@ def test_bench_records_all_views_and_a_second_one_compares_itself(small_bench, t
     record = read_latency()
     assert latency_path().exists() and record["kind"] == "full" and record["threads"] == 1
     assert record["machine"]["cpu"] == bench.cpu_name()
+    assert record["machine"]["instructions"] == bench.instructions()
     assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
     assert record["git"].keys() == {"commit", "modified"}
     assert all(roof > 0 for roof in record["ceilings"].values())

@@ -138,3 +138,16 @@ def test_git_counts_only_where_it_tracks_this_file(tmp_path, monkeypatch):
     assert (tmp_path / ".git/index").read_bytes() == index, "git wrote, and so took a lock"
     own.write_text("changed")
     assert machine.describe_git()["modified"] is True
+
+
+@pytest.mark.parametrize("flags, vnni", [
+    ("flags : fpu avx512_vnni sse", "with VNNI"), ("flags : fpu avx_vnni", "with VNNI"),
+    ("flags : fpu avx512f avx512_4vnniw", "without VNNI"), (None, "VNNI unknown")])
+def test_instructions_tell_whether_int8_sums_may_overflow(flags, vnni, monkeypatch):
+    def read_text(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
+
+    monkeypatch.setattr(machine.Path, "read_text", read_text)
+    assert machine.instructions() == f"{torch.backends.cpu.get_cpu_capability()}, {vnni}"

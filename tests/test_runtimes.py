@@ -1,12 +1,14 @@
 import gc
 import importlib.metadata
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from effcnn_helpers import runtimes
 from effcnn_helpers.batches import normalise
@@ -15,7 +17,7 @@ from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import count_parameters
 from effcnn_helpers.recipes import table_run
 from effcnn_helpers.records import build_network, read_network, table_runs
-from effcnn_helpers.runtimes import RUNTIMES, RuntimeMissingError, prepare, sizes
+from effcnn_helpers.runtimes import COMPILED, RUNTIMES, RuntimeMissingError, prepare, sizes
 
 RECORDED = Path(runtimes.__file__).parent / "recorded"
 
@@ -46,6 +48,36 @@ def test_runtime_computes_what_plain_pytorch_computes(runtime, model, cases):
     kept = predict(x)
     torch.testing.assert_close(predict(x[:3]), logits[:3], atol=1e-4, rtol=1e-4, msg="a batch of another size")
     torch.testing.assert_close(kept, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("runtime", COMPILED)
+def test_compiled_network_gives_the_classes_of_eager_pytorch(runtime, digits):
+    [first, *_] = table_runs("1.5k-dw", root=RECORDED)
+    network = read_network(first, RECORDED)
+    x = normalise(digits.test.x, "mnist")
+    logits = prepare("eager", network, x)(x)
+    predict = prepare(runtime, network, x[:8])
+    found = predict(x)
+    torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.argmax(dim=1), logits.argmax(dim=1))
+    torch.testing.assert_close(predict(x[:1]), logits[:1], atol=1e-4, rtol=1e-4, msg="an image alone")
+    torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
+
+
+@pytest.mark.parametrize("runtime", COMPILED)
+@pytest.mark.parametrize("says, cause", [(None, "No working C.. compiler found"), ("no room", "error: no room")])
+def test_compiling_that_fails_shows_the_cause(runtime, says, cause, cases, tmp_path):
+    compiler = tmp_path / "compiler"
+    if says:  # it is there, and compiles nothing
+        compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && echo 12 && exit\n'
+                            f'echo "a.cpp:1: error: {says}" >&2\nexit 1\n')
+        compiler.chmod(0o755)
+    network, x, _ = cases["1.5k-dw"]
+    named = f"^{COMPILED[runtime]} needs a C.. compiler .*: {cause}"
+    with inductor.patch({"cpp.cxx": (str(compiler),)}), pytest.raises(RuntimeMissingError, match=named) as refusal:
+        prepare(runtime, network, x)
+    assert "\n" not in str(refusal.value)
 
 
 def test_executorch_answers_image_by_image_when_its_program_is_gone(cases):

@@ -15,7 +15,7 @@ from ..batches import normalise
 from ..datasets import ImageDataset, Images, load_images
 from ..errors import EffcnnError
 from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, read_latency, time_interleaved
-from ..machine import cpu_name, describe_environment, describe_git, now, tune_allocator
+from ..machine import cpu_name, describe_environment, describe_git, instructions, now, tune_allocator
 from ..paper import TABLE_3, TABLE_4_MODELS
 from ..recipes import dataset_of
 from ..records import read_network, table_runs
@@ -63,8 +63,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
             rows += measure_passes("techniques", variants, datasets, threads)
     record = {
         "schema_version": SCHEMA_VERSION, "kind": "full" if full else "quick", "threads": threads,
-        "machine": {"cpu": cpu_name(), "cores": psutil.cpu_count(), "busy_cores_before": round(before, 2),
-                    "busy_cores_after": round(busy_cores(), 2)},
+        "machine": {"cpu": cpu_name(), "instructions": instructions(), "cores": psutil.cpu_count(),
+                    "busy_cores_before": round(before, 2), "busy_cores_after": round(busy_cores(), 2)},
         "ceilings": dict(zip(("gigaoperations_per_second", "gigabytes_per_second"),
                              (round(roof, 2) for roof in roofs), strict=True)),
         "environment": describe_environment(), "git": describe_git(), "started": started, "ended": now(),
