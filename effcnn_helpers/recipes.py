@@ -4,7 +4,7 @@ notebook does itself (`Profile`)."""
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -48,6 +48,7 @@ class Recipe:
     schedule: "constant", or "linear": falls to 0 over the whole run, step by step.
     rise: share of the steps in which the rate first rises from 0, linearly.
     augmentation: names from batches.AUGMENTATIONS, in order.
+    processes: how many share each batch (see cli/together.py). BatchNorm normalises each share by itself.
     Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
@@ -62,6 +63,7 @@ class Recipe:
     schedule: str = "constant"
     rise: float = 0.0
     augmentation: tuple[str, ...] = ()
+    processes: int = 1
 
     def __post_init__(self):
         known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
@@ -78,6 +80,8 @@ class Recipe:
             "schedule": None if self.schedule in SCHEDULES else " or ".join(SCHEDULES),
             "rise": None if is_share(self.rise) else "a share from 0 to less than 1",
             "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
+            "processes": None if is_whole(self.processes, 1) and 2 * self.processes <= self.batch_size
+            else "1 or more, with two images of a batch or more for each",
         }
         refuse("Recipe", self, problems)
         for field in ("learning_rate", "momentum", "weight_decay", "rise"):  # 1 and 1.0 are one recipe, one folder
@@ -179,6 +183,10 @@ class RunConfig:
             else "a whole number of 1 or more, or None for all",
             "evaluate_on": None if self.evaluate_on in ("test", "validation") else '"test" or "validation"',
         })
+        for entry in chosen(self.techniques):
+            if self.recipe.processes > 1 and entry.alone:
+                raise EffcnnError(f"Recipe.processes is {self.recipe.processes}, but {entry.alone}; use 1, or leave "
+                                  f"{entry.name} out")
         model, spec = MODELS.get(self.model), DATASETS.get(self.dataset)
         if model and spec and model.image_shape != spec.image_shape:
             raise EffcnnError(f"{model.name} takes images {model.image_shape}, and those of {spec.name} are "
@@ -247,8 +255,21 @@ def worded(value) -> str:
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
+def knobs_of(recipe: Recipe) -> dict:
+    """A recipe's fields by name. One process goes without saying, as it did before there could be more."""
+    values = asdict(recipe)
+    if recipe.processes == 1:
+        del values["processes"]
+    return values
+
+
+def values_of(config: RunConfig) -> dict:
+    """A configuration as records have it."""
+    return {**asdict(config), "recipe": knobs_of(config.recipe)}
+
+
 def config_from(values: dict) -> RunConfig:
-    """The configuration that `dataclasses.asdict` and JSON made into `values`.
+    """The configuration that `values_of` or `dataclasses.asdict`, and JSON, made into `values`.
 
     Raises TypeError, KeyError or ValueError where they are something else.
     """
