@@ -18,6 +18,8 @@ EXAMPLES = """examples:
       train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
   python -m effcnn_helpers sweep cifar10 143k-dw/blurpool
       the CIFAR-10 half of Table 3 and one row of Table 4
+  python -m effcnn_helpers sweep mnist --seeds 0 1 2 --cluster tcp://10.0.0.1:8786
+      the same on the workers of a Dask cluster, on as many machines as it has
   composer -n 2 -m effcnn_helpers together 25k
       one run by two processes, which share every batch (composer --help: across machines, too)
   python -m effcnn_helpers train photos --budget 143k
@@ -77,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     sweep.add_argument("--minutes", type=float,
                        help="start nothing that cannot end within so many minutes, stop what still "
                        "trains then; the next sweep goes on from there (default: no limit)")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="have the workers of a Dask cluster train "
+                       "them, in place of --jobs here; its scheduler's address, such as tcp://10.0.0.1:8786")
 
     commands.add_parser("together", parents=[runs],
                         help="the same, one run after another, each by all processes of Composer's launcher")

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..datasets import load_images
+from ..errors import EffcnnError
 from ..machine import prepare
 from ..models import build_model, model_of
 from ..recipes import HEADLINE, PROFILES, RunConfig, shortened
@@ -47,8 +48,13 @@ class Worker:
 
 
 def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
-          minutes: float | None, out: Path | None, recipe: str = HEADLINE) -> int:
-    """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
+          minutes: float | None, out: Path | None, recipe: str = HEADLINE, cluster: str | None = None) -> int:
+    """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end.
+
+    cluster: the address of a scheduler of Dask whose workers train them, in place of processes here (see cluster.py).
+    """
+    if cluster and minutes:
+        raise EffcnnError("--minutes has no say on a cluster, whose workers end what they have begun; leave it out")
     # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     root, configs = asked_for(selections, seeds, profile, out, recipe)
@@ -56,6 +62,10 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
     print(f"{len(configs)} runs selected, {len(configs) - len(waiting)} of them recorded in {root}", flush=True)
     if not waiting:
         return 0
+    if cluster:
+        from .cluster import train_on
+
+        return train_on(cluster, waiting, root, threads)
     start = time.monotonic()
     deadline = start + 60 * minutes if minutes else float("inf")
     seconds = estimates(waiting, root, threads)
