@@ -64,7 +64,7 @@ lock:  ## write the lock files anew from pyproject.toml
 	$(PYTHON) -m venv build/uv
 	build/uv/$(notdir $(BIN))/python $(PIP_INSTALL) uv
 	cat requirements*.lock 2>/dev/null | grep -v '^-r' > build/all.lock || true
-	$(UV_COMPILE) --extra deploy --extra lab --extra test --extra book --output-file build/all.lock > build/uv.log
+	$(UV_COMPILE) --extra deploy --extra lab --extra test --extra book --extra cluster --output-file build/all.lock > build/uv.log
 	cp build/all.lock build/run.lock
 	$(UV_COMPILE) --extra deploy --extra lab --output-file build/run.lock > build/uv.log
 	$(SHORTENED) build/run.lock > requirements.lock
@@ -100,5 +100,5 @@ $(LATEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(LATEST)
 	$(LATEST_BIN)/python $(PIP_INSTALL) torch==2.14.1 torchvision==0.29.1
 	$(LATEST_BIN)/python $(PIP_INSTALL) --no-deps -e .
-	$(LATEST_BIN)/python -m effcnn_helpers.complete_install deploy lab test book
+	$(LATEST_BIN)/python -m effcnn_helpers.complete_install deploy lab test book cluster
 	@date > $@

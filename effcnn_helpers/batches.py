@@ -73,19 +73,25 @@ class BatchLoader:
     Composer's Trainer takes it as it takes a DataLoader. With `shuffle`, the order of epoch e depends on
     (seed, e) alone, as does what `augmentation` draws, so a resumed run sees the batches that it would
     have seen; the trainer sets `epoch`. augmentation: names from AUGMENTATIONS, in order.
-    Raises EffcnnError for a batch size below 1 or an unknown augmentation.
+    place: (which, of how many) processes this one is, from 0; of every batch it gets its share alone, as
+    equal as can be, and all shares together are the batch that a single process would get.
+    Raises EffcnnError for a batch size below 1, an unknown augmentation, an empty share.
     """
 
     def __init__(self, images: Images, dataset: str | DatasetSpec, batch_size: int, shuffle: bool = False,
-                 seed: int = 0, augmentation: tuple[str, ...] = ()):
+                 seed: int = 0, augmentation: tuple[str, ...] = (), place: tuple[int, int] = (0, 1)):
         if batch_size < 1:
             raise EffcnnError(f"batch_size is {batch_size}; use 1 or more")
         unknown = [name for name in augmentation if name not in AUGMENTATIONS]
         if unknown:
             raise EffcnnError(f"unknown augmentation {unknown[0]!r}; use some of {', '.join(AUGMENTATIONS)}")
+        last = len(images) % batch_size or batch_size
+        if last < place[1]:
+            raise EffcnnError(f"the last of the batches with {batch_size} of {len(images):,} images has {last}, too "
+                              f"few for {place[1]} processes; use fewer processes")
         self.images, self.spec, self.batch_size = images, spec_of(dataset), batch_size
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
-        self.augmentation = augmentation
+        self.augmentation, self.place = augmentation, place
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -106,4 +112,6 @@ class BatchLoader:
             x = normalise(self.images.x[rows], self.spec)
             for name in self.augmentation:
                 x = AUGMENTATIONS[name](x, generator)
-            yield x.contiguous(memory_format=torch.channels_last), self.images.y[rows]
+            which, processes = self.place
+            x, y = x.tensor_split(processes)[which], self.images.y[rows].tensor_split(processes)[which]
+            yield x.contiguous(memory_format=torch.channels_last), y

@@ -10,6 +10,7 @@ import torch
 from composer import Callback
 from composer.algorithms.sam import SAMOptimizer
 from composer.models import ComposerClassifier
+from composer.utils import dist
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
@@ -39,17 +40,23 @@ class History(Callback):
     def epoch_start(self, state, logger):
         self.loader.epoch = state.timestamp.epoch.value
         self.learning_rate = state.optimizers[0].param_groups[0]["lr"]
-        self.loss_sum = 0.0
+        self.loss_sum, self.images = 0.0, 0
         self.started = time.perf_counter()
 
     def batch_end(self, state, logger):
         loss = state.total_loss_dict["loss/train/total"]
         self.refuse_unless_finite(loss, f"training loss in epoch {state.timestamp.epoch.value + 1}, batch "
                                         f"{state.timestamp.batch_in_epoch.value},")
-        self.loss_sum += loss * len(state.batch[1])
+        images = state.timestamp.sample_in_epoch.value  # of all processes, as the loss is their mean
+        self.loss_sum += loss * (images - self.images)
+        self.images = images
 
     def epoch_end(self, state, logger):
         self.seconds = time.perf_counter() - self.started
+
+    def eval_start(self, state, logger):
+        for statistics in state.model.buffers():  # each process has its own since the last step, the first one's count
+            dist.broadcast(statistics, src=0)
 
     def eval_end(self, state, logger):
         metrics = state.eval_metrics["eval"]

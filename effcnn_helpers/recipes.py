@@ -4,7 +4,7 @@ notebook does itself (`Profile`)."""
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from .errors import EffcnnError
 from .models import MODELS, model_of
 from .techniques import check_techniques, chosen, in_order
 
+LATER = ("average", "teacher", "processes")  # knobs that came when runs were recorded already
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear")
 NAME = "letters, digits, spaces, '.', '_' and '-', the first a letter or digit"
@@ -51,6 +52,7 @@ class Recipe:
     average: half-life, in epochs, of a moving average of the weights, which is evaluated and kept; 0: none.
     teacher: a model whose answers are learned from, too (see callbacks.Student): its recorded run of seed 0, trained
         otherwise alike; "": none.
+    processes: how many share each batch (see cli/together.py). BatchNorm normalises each share by itself.
     Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
@@ -67,6 +69,7 @@ class Recipe:
     augmentation: tuple[str, ...] = ()
     average: float = 0.0
     teacher: str = ""
+    processes: int = 1
 
     def __post_init__(self):
         known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
@@ -85,6 +88,8 @@ class Recipe:
             "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
             "average": None if is_share(self.average, float("inf")) else "0 or a number of epochs",
             "teacher": None if self.teacher in ["", *MODELS] else f'"" or one of {", ".join(MODELS)}',
+            "processes": None if is_whole(self.processes, 1) and 2 * self.processes <= self.batch_size
+            else "1 or more, with two images of a batch or more for each",
         }
         refuse("Recipe", self, problems)
         # 1 and 1.0 are one recipe, one folder.
@@ -191,6 +196,9 @@ class RunConfig:
             if entry.fresh_statistics and self.recipe.average:
                 raise EffcnnError(f"Recipe.average is {self.recipe.average}, and {entry.name} averages the weights, "
                                   "too; leave one of them out")
+            if self.recipe.processes > 1 and entry.alone:
+                raise EffcnnError(f"Recipe.processes is {self.recipe.processes}, but {entry.alone}; use 1, or leave "
+                                  f"{entry.name} out")
         model, spec = MODELS.get(self.model), DATASETS.get(self.dataset)
         if model and spec and model.image_shape != spec.image_shape:
             raise EffcnnError(f"{model.name} takes images {model.image_shape}, and those of {spec.name} are "
@@ -266,8 +274,19 @@ def worded(value) -> str:
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
+def knobs_of(recipe: Recipe) -> dict:
+    """A recipe's fields by name; those that recipes have had only since go without saying at their defaults."""
+    return {name: value for name, value in asdict(recipe).items()
+            if name not in LATER or value != getattr(Recipe, name)}
+
+
+def values_of(config: RunConfig) -> dict:
+    """A configuration as records have it."""
+    return {**asdict(config), "recipe": knobs_of(config.recipe)}
+
+
 def config_from(values: dict) -> RunConfig:
-    """The configuration that `dataclasses.asdict` and JSON made into `values`.
+    """The configuration that `values_of` or `dataclasses.asdict`, and JSON, made into `values`.
 
     Raises TypeError, KeyError or ValueError where they are something else.
     """

@@ -17,7 +17,7 @@ from . import settings
 from .datasets import DATASETS
 from .errors import EffcnnError
 from .models import build_model
-from .recipes import HEADLINE, RunConfig, config_from, dataset_of, table_run
+from .recipes import HEADLINE, RunConfig, config_from, dataset_of, table_run, values_of
 from .techniques import add_to_network
 
 SCHEMA_VERSION = 3
@@ -99,7 +99,7 @@ def weight_bytes(network: nn.Module) -> dict[str, int]:
 
 def record_to_json(record: RunRecord) -> str:
     """A record as it is written; each epoch takes a line, as does the list of misclassified images."""
-    values = asdict(record)
+    values = {**asdict(record), "config": values_of(record.config)}
     values[record.config.evaluate_on] = {name: values.pop(name) for name in ("correct", "fresh_correct", "total")}
     rows = ",\n".join("  " + json.dumps(row) for row in values.pop("epochs"))
     wrong = " ".join(f"{index}:{taken}" for index, taken in values.pop("misclassified").items())

@@ -101,10 +101,19 @@ def folder_there(name: str, otherwise: str) -> Path | None:
     return path
 
 
-def refuse_leftover_launcher() -> None:
-    """Raise EffcnnError when variables of a launcher like torchrun are set, but not all of them.
+def place() -> tuple[int, int]:
+    """Which of how many processes of a launcher this is, from 0; (0, 1) without one. Raises EffcnnError."""
+    try:
+        rank, processes = (int(os.environ.get(name) or ALONE[name]) for name in ("RANK", "WORLD_SIZE"))
+    except ValueError as error:
+        raise EffcnnError(f"RANK or WORLD_SIZE is not a whole number ({error}); unset both") from error
+    return rank, processes
 
-    Composer would wait, in silence and for minutes, for other processes that nobody started.
+
+def refuse_leftover_launcher(processes: int = 1) -> None:
+    """Raise EffcnnError unless this is one of so many processes that a launcher like torchrun started.
+
+    With variables of one that is gone, Composer would wait, in silence and for minutes, for others.
     """
     there = [name for name in LAUNCHER if os.environ.get(name)]
     several = any((os.environ.get(name) or alone) != alone for name, alone in ALONE.items())
@@ -112,6 +121,10 @@ def refuse_leftover_launcher() -> None:
         shown = " ".join(f"{name}={os.environ[name]}" for name in there)
         raise EffcnnError(f"{shown} is set, as if this were one of several processes, but no "
                           f"launcher started it; unset {' '.join(there)}")
+    if place()[1] != processes:
+        cure = (f"use the command `composer -n {processes} -m effcnn_helpers together`" if processes > 1 else
+                f"use the command `together` with a launcher, or unset {' '.join(there)}")
+        raise EffcnnError(f"WORLD_SIZE is {place()[1]}, and what runs here is for {processes}; {cure}")
 
 
 # Every check of this file, by the variables whose values it looks at.

@@ -43,7 +43,7 @@ class Technique:
     comes_to_rest: whether it ends a run at rest that a constant rate would leave in a zigzag.
     passes: how often a training step passes its batch through the network.
     fresh_statistics: whether BatchNorm's statistics must be measured anew after the last epoch.
-    excludes: techniques that contradict it, and why.
+    excludes: techniques that contradict it, and why. alone: why several processes cannot share its batches.
 
     Its hooks, None where it does not act:
     - change_network: network -> None, in place; raises EffcnnError when it finds nothing to change.
@@ -61,6 +61,7 @@ class Technique:
     passes: int = 1
     fresh_statistics: bool = False
     excludes: Mapping[str, str] = field(default_factory=dict)
+    alone: str = ""
     change_network: Callable[[nn.Module], None] | None = None
     algorithm: Callable[[int], "Algorithm"] | None = None
     wrap_optimizer: Callable[[Optimizer, nn.Module], Optimizer] | None = None
@@ -163,8 +164,10 @@ TECHNIQUES = {technique.name: technique for technique in (
     Technique("squeeze_excite", "Squeeze-and-Excite", "SE", "#d55e00", change_network=squeeze_excite),
     Technique("mixup", "Mixup", "M", "#cc78bc", algorithm=mixup),
     Technique("label_smoothing", "Label smoothing", "LS", "#ca9161", algorithm=label_smoothing),
-    Technique("sam", "SAM", "SAM", "#882255", passes=2, wrap_optimizer=sharpness_aware),
+    Technique("sam", "SAM", "SAM", "#882255", passes=2, wrap_optimizer=sharpness_aware,
+              alone="SAM looks for the worst point of a whole batch, and each process knows its share alone"),
     Technique("swa", "SWA", "SWA", "#56b4e9", comes_to_rest=True, fresh_statistics=True,
+              alone="Composer's SWA cannot go on from a checkpoint of several processes",
               algorithm=weight_averaging, schedule=averaging_rate),
 )}
 

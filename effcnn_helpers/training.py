@@ -95,7 +95,7 @@ def fit(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDataset
         progress: bool | None, threads: int | None,
         on_epoch: Callable[[list[dict]], None] | None) -> tuple[RunRecord, nn.Module]:
     """Train the network that `build` makes once the seed is set; the rest as `train` describes it."""
-    settings.refuse_leftover_launcher()
+    settings.refuse_leftover_launcher(config.recipe.processes)
     prepare()
     with settings.signal_handlers_kept():
         import composer  # noqa: F401 (its first import changes what Ctrl-C does)
@@ -121,8 +121,10 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     # Composer's own seeding comes after the model is built, too late for the initial weights.
     composer.utils.reproducibility.seed_all(config.seed)
     network = build().to(memory_format=torch.channels_last)
+    place = settings.place()
     loader = BatchLoader(train_images, dataset.spec, config.recipe.batch_size, shuffle=True, seed=config.seed,
-                         augmentation=config.recipe.augmentation)
+                         augmentation=config.recipe.augmentation, place=place)
+    test_loader = BatchLoader(test_images, dataset.spec, EVAL_BATCH, place=place)
     history = History(loader, on_epoch)
     callbacks: list[composer.Callback] = [history]
     if any(entry.fresh_statistics for entry in entries):
@@ -143,7 +145,7 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
             train_metrics=MetricCollection([]),  # accuracy on training batches costs time; nothing here shows it
         ),
         train_dataloader=DataSpec(loader, split_batch=whole_batch),
-        eval_dataloader=DataSpec(BatchLoader(test_images, dataset.spec, EVAL_BATCH), split_batch=whole_batch),
+        eval_dataloader=DataSpec(test_loader, split_batch=whole_batch),
         optimizers=optimizer,
         schedulers=make_scheduler(config, optimizer, steps=config.epochs * len(loader)),
         step_schedulers_every_batch=True,  # left to itself, Composer steps torch's schedulers once an epoch

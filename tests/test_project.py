@@ -79,7 +79,7 @@ def test_every_dependency_is_a_range(project):
 
 
 @pytest.mark.parametrize("lock, extras", [("requirements.lock", ("deploy", "lab")),
-                                          ("requirements-all.lock", ("test", "book"))])
+                                          ("requirements-all.lock", ("test", "book", "cluster"))])
 def test_lock_files_hold_what_pyproject_asks_for(project, lock, extras):
     versions = locked("requirements.lock")
     if lock == "requirements-all.lock":
@@ -93,7 +93,7 @@ def test_lock_files_hold_what_pyproject_asks_for(project, lock, extras):
 
 def test_learners_install_neither_tests_nor_book(project):
     optional = project["optional-dependencies"]
-    others = {Requirement(line).name for line in optional["test"] + optional["book"]}
+    others = {Requirement(line).name for line in optional["test"] + optional["book"] + optional["cluster"]}
     needed_anyway = {"beautifulsoup4", "pyyaml"}  # by nbconvert, Composer
     assert others & set(locked("requirements.lock")) == needed_anyway
 

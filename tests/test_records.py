@@ -71,11 +71,11 @@ def test_written_form_is_plain_json_with_the_count_under_its_split(split, make_r
 
 def test_written_form_spells_the_recipe_out(make_record):
     """Whoever reads it needs neither this code nor its recipes."""
-    fields = json.loads(record_to_json(make_record(recipe={"augmentation": ("flip", "crop")})))
+    fields = json.loads(record_to_json(make_record(recipe={"augmentation": ("flip", "crop"), "average": 2})))
     assert fields["config"]["recipe"] == {
         "name": "constant", "epochs": 12, "version": 1, "batch_size": 128, "optimizer": "sgd",
         "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant",
-        "rise": 0.0, "augmentation": ["flip", "crop"], "average": 0.0, "teacher": ""}
+        "rise": 0.0, "augmentation": ["flip", "crop"], "average": 2.0}
 
 
 def test_sizes_are_those_of_the_files(tiny_run, tmp_path):

@@ -124,12 +124,29 @@ def test_variables_that_a_launcher_left_are_named(left, monkeypatch):
     assert "no launcher started it; unset " in str(refusal.value)
 
 
-@pytest.mark.parametrize("launched", [WHOLE, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": ""},
-                                      {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}])
-def test_real_launch_and_a_single_process_pass(launched, monkeypatch):
+@pytest.mark.parametrize("launched, place", [
+    (WHOLE, (0, 2)), ({**WHOLE, "RANK": "1"}, (1, 2)), ({"WORLD_SIZE": "1"}, (0, 1)),
+    ({"RANK": "0", "WORLD_SIZE": ""}, (0, 1)), ({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}, (0, 1))])
+def test_real_launch_and_a_single_process_pass(launched, place, monkeypatch):
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    settings.refuse_leftover_launcher()
+    settings.refuse_leftover_launcher(processes=place[1])
+    assert settings.place() == place
+
+
+def test_whole_launch_is_refused_where_the_run_is_for_another_number_of_processes(monkeypatch):
+    """In a notebook, say, that was opened from within one."""
+    with pytest.raises(EffcnnError, match="WORLD_SIZE is 1, .* for 2; use the command `composer -n 2 -m effcnn_helper"):
+        settings.refuse_leftover_launcher(processes=2)
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EffcnnError, match="WORLD_SIZE is 2, .* for 1; .* or unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WO"):
+        settings.refuse_leftover_launcher()
+    with pytest.raises(EffcnnError, match="WORLD_SIZE is 2, and what runs here is for 3"):
+        settings.refuse_leftover_launcher(processes=3)
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(EffcnnError, match="RANK or WORLD_SIZE is not a whole number .*'two'.*; unset both"):
+        settings.place()
 
 
 # The rest

@@ -18,6 +18,10 @@ EXAMPLES = """examples:
       train what is missing of the MNIST table, two runs at a time, for at most 150 minutes
   python -m effcnn_helpers sweep cifar10 143k-dw/blurpool
       the CIFAR-10 half of Table 3 and one row of Table 4
+  python -m effcnn_helpers sweep mnist --seeds 0 1 2 --cluster tcp://10.0.0.1:8786
+      the same on the workers of a Dask cluster, on as many machines as it has
+  composer -n 2 -m effcnn_helpers together 25k
+      one run by two processes, which share every batch (composer --help: across machines, too)
   python -m effcnn_helpers train photos --budget 143k
       train on images of your own, a folder per class; the network goes to trained/photos-143k
   python -m effcnn_helpers predict trained/photos-143k new.jpg
@@ -53,26 +57,33 @@ def main(arguments: list[str] | None = None) -> int:
 
     commands.add_parser("doctor", help="check that this machine is ready for the series")
 
-    sweep = commands.add_parser("sweep", help="train the runs that are not recorded yet")
-    sweep.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
-                       help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, "
-                       "one with techniques such as 143k-dw/cutout+mixup, pilot-mnist, "
-                       "pilot-cifar10 (default: mnist)")
-    sweep.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
-    sweep.add_argument("--recipe", default=argparse.SUPPRESS,
-                       help="how to train (default: as the tables do)")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
+                      help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, "
+                      "one with techniques such as 143k-dw/cutout+mixup, pilot-mnist, "
+                      "pilot-cifar10 (default: mnist)")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    runs.add_argument("--recipe", default=argparse.SUPPRESS,
+                      help="how to train (default: as the tables do)")
+    runs.add_argument("--threads", type=int, default=1,
+                      help="CPU threads of each process (default: %(default)s)")
+    runs.add_argument("--profile", choices=["full", "smoke"], default="full",
+                      help="smoke: tiny runs that only show that everything works "
+                      "(default: %(default)s)")
+    runs.add_argument("--out", type=Path,
+                      help="folder for the recorded runs (default: the package's own for the full "
+                      "profile, build/smoke-runs for smoke)")
+
+    sweep = commands.add_parser("sweep", parents=[runs], help="train the runs that are not recorded yet")
     sweep.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
-    sweep.add_argument("--threads", type=int, default=1,
-                       help="CPU threads of each run (default: %(default)s)")
-    sweep.add_argument("--profile", choices=["full", "smoke"], default="full",
-                       help="smoke: tiny runs that only show that everything works "
-                       "(default: %(default)s)")
     sweep.add_argument("--minutes", type=float,
                        help="start nothing that cannot end within so many minutes, stop what still "
                        "trains then; the next sweep goes on from there (default: no limit)")
-    sweep.add_argument("--out", type=Path,
-                       help="folder for the recorded runs (default: the package's own for the full "
-                       "profile, build/smoke-runs for smoke)")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="have the workers of a Dask cluster train "
+                       "them, in place of --jobs here; its scheduler's address, such as tcp://10.0.0.1:8786")
+
+    commands.add_parser("together", parents=[runs],
+                        help="the same, one run after another, each by all processes of Composer's launcher")
 
     train = commands.add_parser("train", help="train a small network on images of your own")
     train.add_argument("source", metavar="FOLDER",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import filelock
 from .. import settings
 from ..datasets import DataError, ImageDataset, load_images
 from ..errors import EffcnnError
-from ..recipes import RunConfig
+from ..recipes import RunConfig, values_of
 from ..records import RecordError, RunRecord, read_run, recorded_dir, write_run
 from ..training import train
 
@@ -21,11 +22,11 @@ class RunBusyError(EffcnnError):
 
 
 def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: Path | None = None,
-                  wait: bool = True, **options) -> RunRecord:
+                  wait: bool = True, by: Callable = train, **options) -> RunRecord:
     """The recorded run of a configuration; when there is none, train it (resuming where it stopped), record it.
 
     dataset: loaded when needed. wait: for another process that trains this very run, else raise RunBusyError.
-    options: progress, threads, on_epoch of `training.train`.
+    by: trains it; called as `training.train` is. options: progress, threads, on_epoch of `training.train`.
     Raises RecordError when the run recorded under this name has another configuration, DataError when a run
     of all images would be recorded on anything but the real data, EffcnnError when the disk does not take it.
     """
@@ -43,7 +44,7 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         try:
             with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
                 if not folder.exists():
-                    record, network = train(config, dataset, checkpoints=unfinished, **options)
+                    record, network = by(config, dataset, checkpoints=unfinished, **options)
                     write_run(record, network, root)
                     shutil.rmtree(unfinished, ignore_errors=True)
         except filelock.Timeout as error:
@@ -62,5 +63,5 @@ def checked(record: RunRecord, config: RunConfig, folder: Path) -> RunRecord:
 
 def unfinished_dir(config: RunConfig, data_sha256: str) -> Path:
     """Where a run's checkpoints lie until it ends: one folder for each configuration and data."""
-    whole = json.dumps([asdict(config), data_sha256])
+    whole = json.dumps([values_of(config), data_sha256])
     return settings.cache_dir() / "unfinished" / config.name / hashlib.sha256(whole.encode()).hexdigest()[:12]

@@ -1,13 +1,12 @@
 """Print the paper's tables with our recorded numbers beside them."""
 
 import json
-from dataclasses import asdict
 
 import pandas as pd
 from tabulate import tabulate
 
 from ..latency import latency_path, read_latency
-from ..recipes import HEADLINE, RECIPES
+from ..recipes import HEADLINE, RECIPES, knobs_of
 from ..tables import table_3, table_4, table_5, worded, worded_techniques
 
 BASIS = """\
@@ -51,7 +50,7 @@ def report(format: str) -> str:
                      f"{measured['machine']['cpu']}, median; the paper's processor is not named.")
     for (name, dataset), recipe in RECIPES.items():
         if name == HEADLINE:
-            knobs = {**asdict(recipe), "augmentation": " + ".join(recipe.augmentation) or "none"}
+            knobs = {**knobs_of(recipe), "augmentation": " + ".join(recipe.augmentation) or "none"}
             lines.append(f"Recipe of {dataset}: {', '.join(f'{key} {value}' for key, value in knobs.items())}.")
     return "\n\n".join([*parts, "\n".join(lines)])
 

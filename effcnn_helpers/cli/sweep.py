@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..datasets import load_images
+from ..errors import EffcnnError
 from ..machine import prepare
 from ..models import build_model, model_of
 from ..recipes import HEADLINE, PROFILES, RunConfig, shortened
@@ -47,18 +48,24 @@ class Worker:
 
 
 def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
-          minutes: float | None, out: Path | None, recipe: str = HEADLINE) -> int:
-    """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end."""
+          minutes: float | None, out: Path | None, recipe: str = HEADLINE, cluster: str | None = None) -> int:
+    """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end.
+
+    cluster: the address of a scheduler of Dask whose workers train them, in place of processes here (see cluster.py).
+    """
+    if cluster and minutes:
+        raise EffcnnError("--minutes has no say on a cluster, whose workers end what they have begun; leave it out")
     # Ended by a job scheduler or a closing session, the sweep stops its workers as it does at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    chosen = PROFILES[profile]
-    configs = [shortened(config, chosen, chosen.train_images, chosen.test_images)
-               for config in select(selections, seeds, recipe)]
-    root = out or (recorded_dir() if profile == "full" else Path("build/smoke-runs"))
+    root, configs = asked_for(selections, seeds, profile, out, recipe)
     waiting = [config for config in configs if not (root / config.name).exists()]
     print(f"{len(configs)} runs selected, {len(configs) - len(waiting)} of them recorded in {root}", flush=True)
     if not waiting:
         return 0
+    if cluster:
+        from .cluster import train_on
+
+        return train_on(cluster, waiting, root, threads)
     start = time.monotonic()
     deadline = start + 60 * minutes if minutes else float("inf")
     seconds = estimates(waiting, root, threads)
@@ -121,6 +128,15 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
         for config in configs_left:
             print(f"{config.name}: {why}", flush=True)
     return 1 if busy or failed or too_long else 0
+
+
+def asked_for(selections: list[str], seeds: list[int], profile: str, out: Path | None,
+              recipe: str) -> tuple[Path, list[RunConfig]]:
+    """The folder for records and the runs, recorded or not, that a command's arguments name."""
+    chosen = PROFILES[profile]
+    configs = [shortened(config, chosen, chosen.train_images, chosen.test_images)
+               for config in select(selections, seeds, recipe)]
+    return out or (recorded_dir() if profile == "full" else Path("build/smoke-runs")), configs
 
 
 def stop(processes: list[subprocess.Popen]) -> None:
