@@ -88,7 +88,8 @@ class Recipe:
             "augmentation": None if known else f"a tuple of names from {', '.join(AUGMENTATIONS)}",
             "average": None if is_share(self.average, float("inf")) else "0 or a number of epochs",
             "teacher": None if self.teacher in ["", *MODELS] else f'"" or one of {", ".join(MODELS)}',
-            "processes": None if is_whole(self.processes, 1) and 2 * self.processes <= self.batch_size
+            "processes": None if is_whole(self.processes, 1) and not (
+                is_whole(self.batch_size, 2) and self.batch_size < 2 * self.processes)
             else "1 or more, with two images of a batch or more for each",
         }
         refuse("Recipe", self, problems)

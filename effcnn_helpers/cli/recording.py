@@ -22,11 +22,11 @@ class RunBusyError(EffcnnError):
 
 
 def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: Path | None = None,
-                  wait: bool = True, by: Callable = train, **options) -> RunRecord:
+                  wait: bool = True, by: Callable | None = None, **options) -> RunRecord:
     """The recorded run of a configuration; when there is none, train it (resuming where it stopped), record it.
 
     dataset: loaded when needed. wait: for another process that trains this very run, else raise RunBusyError.
-    by: trains it; called as `training.train` is. options: progress, threads, on_epoch of `training.train`.
+    by: trains it; called as `training.train` is, the default. options: progress, threads, on_epoch of `training.train`.
     Raises RecordError when the run recorded under this name has another configuration, DataError when a run
     of all images would be recorded on anything but the real data, EffcnnError when the disk does not take it.
     """
@@ -44,7 +44,7 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         try:
             with filelock.FileLock(f"{unfinished}.lock", blocking=wait):
                 if not folder.exists():
-                    record, network = by(config, dataset, checkpoints=unfinished, **options)
+                    record, network = (by or train)(config, dataset, checkpoints=unfinished, **options)
                     write_run(record, network, root)
                     shutil.rmtree(unfinished, ignore_errors=True)
         except filelock.Timeout as error:
