@@ -158,10 +158,11 @@ class Lowering:
             weight = layer.weight.view(layer.out_features, x.channels, x.height, x.width)
             self.window("conv", layer.out_features, (x.height, x.width), weight=weight, bias=layer.bias)
         elif isinstance(layer, nn.BatchNorm2d) and layer.affine and layer.track_running_stats:
-            factor = layer.weight / torch.sqrt(layer.running_var + layer.eps)
+            # In float64: torch's float32 square root differs between processors in its last bit, and so would files.
+            factor = layer.weight.double() / torch.sqrt(layer.running_var.double() + layer.eps)
             step = self.elementwise()
-            step.weight = step.weight * factor.view(-1, 1, 1, 1)
-            step.bias = step.bias * factor + layer.bias - layer.running_mean * factor
+            step.weight = (step.weight * factor.view(-1, 1, 1, 1)).float()
+            step.bias = (step.bias * factor + layer.bias - layer.running_mean * factor).float()
         elif isinstance(layer, nn.ReLU):
             self.elementwise().relu = True
         elif isinstance(layer, nn.MaxPool2d):
