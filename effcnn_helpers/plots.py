@@ -1,5 +1,6 @@
 """One look for the whole series. Functions draw on the axes they are given and return them."""
 
+import math
 import re
 from collections import Counter
 
@@ -172,19 +173,19 @@ def style_of(config: RunConfig, beside_techniques: bool) -> dict:
 
 
 def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
-    """Test accuracy by epoch: mean and range over the seeds of each row, the paper's value dotted."""
+    """Test accuracy by epoch, a thin line for each run, the paper's value dotted."""
     beside = any(run.config.techniques for run in runs)
     rows: dict[str, list[RunRecord]] = {}
     for run in runs:
         rows.setdefault(name_of(run.config), []).append(run)
     for name, of_row in rows.items():
-        curve = pd.DataFrame([{"epoch": epoch, "accuracy": row["test_accuracy_percent"]}
-                              for run in of_row for epoch, row in enumerate(run.epochs, start=1)])
-        style = style_of(of_row[0].config, beside)
-        label = f"{name}, {len(of_row)} seed{'s' if len(of_row) > 1 else ''}"
-        sns.lineplot(curve, x="epoch", y="accuracy", errorbar=("pi", 100), ax=ax, label=label, marker="o",
-                     markersize=4, **style)
         config = of_row[0].config
+        style = style_of(config, beside)
+        label = f"{name}, {len(of_row)} seed{'s' if len(of_row) > 1 else ''}"
+        for run in of_row:
+            accuracies = [row["test_accuracy_percent"] for row in run.epochs]
+            ax.plot(range(1, len(accuracies) + 1), accuracies, linewidth=1.2, label=label, **style)
+            label = None  # one entry in the legend
         value = accuracy_of(config.dataset, config.model, config.techniques)
         if paper and value is not None:
             ax.axhline(value, color=style["color"], linestyle=":", label=f"paper: {value:.2f} %")
@@ -212,26 +213,24 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
 
 
 def plot_gains(table: pd.DataFrame, ax: Axes) -> Axes:
-    """What each technique adds to the baseline: the paper's gain, and ours ± two standard errors.
+    """What each technique adds to the baseline: the paper's gain, and ours with its 95 % interval.
 
-    Ours twice: by the last epoch, and below it with fresh BatchNorm statistics.
     table: as from tables.table_4 or table_5.
     """
     rows = table[[bool(row) for row in table["techniques"]]].reset_index(drop=True)
     ax.axvline(0, color="0.3", linewidth=1)
     ax.plot(rows["paper_gain"], rows.index, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
-    for column, label, below, marker in (("gain", "ours, last epoch", 0, "o"),
-                                         ("fresh_gain", "ours, fresh statistics", 0.3, "s")):
-        for place, (techniques, gain) in enumerate(zip(rows["techniques"], rows[column], strict=True)):
-            if gain is not None:
-                color = TECHNIQUES[techniques[0]].color if len(techniques) == 1 else "0.2"
-                ax.errorbar(gain.points, place + below, xerr=2 * gain.standard_error, fmt=marker, color=color,
-                            markersize=6 if marker == "o" else 4, capsize=4 if marker == "o" else 2, label=label)
-                label = None  # one entry in the legend
+    label = "ours, 95 % interval"
+    for place, (techniques, gain) in enumerate(zip(rows["techniques"], rows["gain"], strict=True)):
+        if gain is not None:
+            color = TECHNIQUES[techniques[0]].color if len(techniques) == 1 else "0.2"
+            half = gain.half_width if math.isfinite(gain.half_width) else None
+            ax.errorbar(gain.points, place, xerr=half, fmt="o", color=color, capsize=4, label=label)
+            label = None  # one entry in the legend
     ax.set(yticks=rows.index, yticklabels=[labels_of(row) for row in rows["techniques"]],
-           xlabel="Points over the baseline, ± 2 standard errors", ylabel="", title="What each technique adds")
+           xlabel="Points over the baseline", ylabel="", title="What each technique adds")
     ax.invert_yaxis()
-    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     return ax
 
 

@@ -17,7 +17,7 @@ from . import settings
 from .datasets import DATASETS
 from .errors import EffcnnError
 from .models import build_model
-from .recipes import HEADLINE, RunConfig, config_from, dataset_of, table_run, values_of
+from .recipes import RunConfig, config_from, dataset_of, recipe_of, table_run, values_of
 from .techniques import add_to_network
 
 SCHEMA_VERSION = 3
@@ -229,8 +229,8 @@ def runs_of_row(config: RunConfig, root: Path | None = None) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.config.seed)
 
 
-def table_runs(model: str, techniques: Iterable[str] = (), recipe: str = HEADLINE, epochs: int | None = None,
-               root: Path | None = None) -> list[RunRecord]:
+def table_runs(model: str, techniques: Iterable[str] = (), recipe: str | None = None,
+               epochs: int | None = None, root: Path | None = None) -> list[RunRecord]:
     """The recorded runs of a row of the paper's tables, seed by seed; empty without any.
 
     epochs: for runs of another length than the recipe's.
@@ -238,11 +238,12 @@ def table_runs(model: str, techniques: Iterable[str] = (), recipe: str = HEADLIN
     return runs_of_row(table_run(model, techniques=techniques, recipe=recipe, epochs=epochs), root)
 
 
-def rows_of_model(model: str, recipe: str = HEADLINE,
+def rows_of_model(model: str, recipe: str | None = None,
                   root: Path | None = None) -> dict[tuple[str, ...], list[RunRecord]]:
     """The recorded runs of a model by a recipe, on all images, seed by seed, by techniques."""
     rows: dict[tuple[str, ...], list[RunRecord]] = {}
-    for run in all_runs(root, f"{dataset_of(model)}/{model}/{recipe}"):
+    dataset = dataset_of(model)
+    for run in all_runs(root, f"{dataset}/{model}/{recipe_of(recipe, dataset).name}"):
         if run.config.whole:
             rows.setdefault(run.config.techniques, []).append(run)
     return {techniques: sorted(runs, key=lambda run: run.config.seed) for techniques, runs in rows.items()}

@@ -2,8 +2,11 @@
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from scipy.stats import t as student
 
 from .errors import EffcnnError
 from .paper import TEST_IMAGES
@@ -79,117 +82,152 @@ def wilson_percent(correct: int, images: int, sigmas: float = 1.96) -> tuple[flo
     return 100 * (middle - half), 100 * (middle + half)
 
 
-def pooled_sd_percent(rows: Iterable[list[RunRecord]], accuracy: Accuracy = last_epoch) -> float:
-    """Seed-to-seed standard deviation, pooled over the rows with several runs; 0 if there is none."""
-    summaries = [summary_of(runs, accuracy) for runs in rows if len(runs) > 1]
-    freedom = sum(row.n - 1 for row in summaries)
-    if freedom == 0:
-        return 0.0
-    squares = sum((row.n - 1) * row.sd_percent**2 for row in summaries)
-    return math.sqrt(squares / freedom)
-
-
 @dataclass(frozen=True)
 class Spread:
-    """Seed-to-seed standard deviations (percent) of runs that come to rest and of those that stop in a zigzag."""
+    """How far runs lie apart that differ in their seed alone.
 
-    resting: float
-    moving: float
-
-    def of(self, run: RunRecord) -> float:
-        """The spread of runs like this one."""
-        return self.resting if run.config.comes_to_rest else self.moving
-
-
-NO_SPREAD = Spread(0.0, 0.0)
-
-
-def spread_of(rows: Iterable[list[RunRecord]], accuracy: Accuracy = last_epoch) -> Spread:
-    """The spread between seeds, pooled over rows of runs, as two or three seeds do not show a row's own.
-
-    A row with one seed is taken to scatter like the others of its kind; where no row of a kind has several
-    seeds, like those of both kinds.
+    sd_percent: their standard deviation, in percentage points. freedom: degrees of freedom of that estimate, at
+    least 1; the fewer, the less it can be trusted.
     """
-    rows = [runs for runs in rows if runs]
-    resting = [runs for runs in rows if runs[0].config.comes_to_rest]
-    moving = [runs for runs in rows if not runs[0].config.comes_to_rest]
-    both = pooled_sd_percent(rows, accuracy)
-    return Spread(pooled_sd_percent(resting, accuracy) or both, pooled_sd_percent(moving, accuracy) or both)
+
+    sd_percent: float
+    freedom: int
+
+    def __post_init__(self):
+        check_percent(self.sd_percent, "the spread")
+        if not isinstance(self.freedom, int) or self.freedom < 1:
+            raise EffcnnError(f"freedom is {self.freedom!r}; use a whole number of 1 or more")
 
 
-def verdict(paper_percent: float, ours: Summary | None, spread_percent: float = 0.0) -> str:
+def spread_of(rows: Iterable[list[RunRecord]]) -> Spread | None:
+    """The spread between seeds, pooled over rows, as the few seeds of a row do not show its own.
+
+    A row with one seed is taken to scatter like the others. None where no row has several.
+    """
+    summaries = [summary_of(runs) for runs in rows if len(runs) > 1]
+    freedom = sum(row.n - 1 for row in summaries)
+    if not freedom:
+        return None
+    squares = sum((row.n - 1) * row.sd_percent**2 for row in summaries)
+    return Spread(math.sqrt(squares / freedom), freedom)
+
+
+def joined(images: float, spread: Spread | None, share: float) -> tuple[float, float]:
+    """(standard error, degrees of freedom) of a difference that owes something to images and something to seeds.
+
+    images: the standard error by the images, in points, which is known. share: the variance that the seeds add, as
+    a multiple of `spread`'s, which is estimated; so the degrees of freedom are those of Welch and Satterthwaite.
+    Infinite and 0 where the spread is unknown.
+    """
+    if spread is None:
+        return math.inf, 0
+    seeds = spread.sd_percent * math.sqrt(share)
+    error = math.hypot(images, seeds)
+    return error, spread.freedom * (error / seeds) ** 4 if seeds else math.inf
+
+
+def half_width(error: float, freedom: float) -> float:
+    """Half the width of the 95 % interval around a difference, by Student's t; infinite for an infinite error."""
+    return error * float(student.ppf(0.975, freedom)) if freedom else math.inf
+
+
+def verdict(paper_percent: float, ours: Summary | None, spread: Spread | None) -> str:
     """What our accuracy says of the paper's single reading; "not run" without one of ours.
 
     "reproduced": they differ by no more than two binomial standard errors of 10,000 test images.
-    "within noise": by more, but by no more than the seeds explain, 2 sqrt(binomial² + sd² (1 + 1/n)): the two can
-    be told apart neither from each other nor from a disagreement of that size.
+    "within noise": by more, but their 95 % interval, seeds included (see `joined`), still holds 0: the two can
+    be told apart neither from each other nor from a disagreement of that size. Without any spread, too.
     "exceeded", "not reproduced": ours is higher or lower than that.
 
-    sd: spread_percent. The paper gives none, so its seeds are taken to scatter like ours.
+    The paper gives no spread, so its one seed is taken to scatter like each of ours: sd² (1 + 1/n).
     """
     check_percent(paper_percent, "the paper's accuracy")
-    check_percent(spread_percent, "the spread")
     if ours is None:
         return "not run"
     binomial = binomial_se_percent(paper_percent)
     difference = ours.mean_percent - paper_percent
     if abs(difference) <= 2 * binomial:
         return "reproduced"
-    if abs(difference) <= 2 * math.hypot(binomial, spread_percent * math.sqrt(1 + 1 / ours.n)):
+    if abs(difference) <= half_width(*joined(binomial, spread, 1 + 1 / ours.n)):
         return "within noise"
     return "exceeded" if difference > 0 else "not reproduced"
 
 
 def paired_difference(first: RunRecord, second: RunRecord) -> tuple[float, float]:
-    """(accuracy of `first` minus that of `second`, its standard error), in percentage points.
+    """(accuracy of `first` minus that of `second`, its standard error by the images), in percentage points.
 
     Both networks saw the same images, so only those count that exactly one of them got wrong (McNemar).
     Raises EffcnnError when the two were measured on different images.
     """
-    measured_on = [(run.total, run.data["sha256"], run.config.dataset, run.config.evaluate_on)
-                   for run in (first, second)]
-    if measured_on[0] != measured_on[1]:
-        raise EffcnnError(f"{first.config.name} and {second.config.name} were measured on different images; "
-                          "compare runs on the same ones")
-    only_second = len(second.misclassified.keys() - first.misclassified.keys())
-    only_first = len(first.misclassified.keys() - second.misclassified.keys())
-    n = first.total
-    variance = only_first + only_second - (only_second - only_first) ** 2 / n
-    return 100 * (only_second - only_first) / n, 100 * math.sqrt(variance) / n
+    return difference_of_means([first], [second])
+
+
+def difference_of_means(first: list[RunRecord], second: list[RunRecord]) -> tuple[float, float]:
+    """(mean accuracy of `first` minus that of `second`, its standard error by the images), in percentage points.
+
+    For each image the share of the first runs that got it right minus that of the second: the mean of these
+    differences, and its standard error. For one run on either side that is McNemar's. The luck of the seeds is
+    not in it. Raises EffcnnError when they were measured on different images.
+    """
+    reference = first[0]
+    for run in [*first, *second]:
+        if measured_on(run) != measured_on(reference):
+            raise EffcnnError(f"{reference.config.name} and {run.config.name} were measured on different images; "
+                              "compare runs on the same ones")
+    lead: defaultdict[int, float] = defaultdict(float)  # image -> share of the first that got it right minus that of the second
+    for runs, sign in ((first, -1), (second, 1)):
+        for run in runs:
+            for image in run.misclassified:
+                lead[image] += sign / len(runs)
+    mean = sum(lead.values()) / reference.total
+    square = sum(share**2 for share in lead.values()) / reference.total
+    return 100 * mean, 100 * math.sqrt((square - mean**2) / reference.total)
+
+
+def measured_on(run: RunRecord) -> tuple:
+    """What tells the images that a run was measured on from others."""
+    return run.total, run.data["sha256"], run.config.dataset, run.config.evaluate_on
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a technique adds to the baseline's accuracy, in percentage points, and the standard error of that."""
+    """What a technique adds to the baseline's accuracy: points ± half the width of the 95 % interval.
+
+    error: the standard error. freedom: its degrees of freedom (see `joined`).
+    """
 
     points: float
-    standard_error: float
+    error: float
+    freedom: float
 
     def __str__(self) -> str:
-        return f"{self.points:+.2f} ± {self.standard_error:.2f}"
+        return f"{self.points:+.2f} ± {self.half_width:.2f}" if self.freedom else f"{self.points:+.2f} ± ?"
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval, in points; infinite while no spread between seeds is known."""
+        return half_width(self.error, self.freedom)
 
     @property
     def effect(self) -> str:
-        """"gain" or "loss" beyond two standard errors, else "within noise"."""
-        if abs(self.points) <= 2 * self.standard_error:
+        """"gain" or "loss" where the 95 % interval does not hold 0, else "within noise"."""
+        if abs(self.points) <= self.half_width:
             return "within noise"
         return "gain" if self.points > 0 else "loss"
 
+    @property
+    def p_value(self) -> float:
+        """How probable so large a difference, up or down, would be if there were no effect."""
+        return 2 * float(student.sf(abs(self.points) / self.error, self.freedom)) if self.freedom else 1.0
 
-def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread: Spread = NO_SPREAD,
-              accuracy: Accuracy = last_epoch) -> Gain | None:
-    """The mean difference in accuracy between runs and the baseline's of the same seeds; None without a common one.
 
-    Runs of a seed share their first weights and the order of the images (with SWA every step), so a seed with a
-    row alone would count for its luck. The standard error joins that of the test images (paired answers after the last
-    epoch, see `paired_difference`; more seeds see the same images, so they do not lower it) with that of the seeds
-    on both sides (from `spread_of` the same accuracy), as if what they share did not help: it is on the safe side.
+def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread: Spread | None) -> Gain | None:
+    """The mean accuracy of all runs minus that of all the baseline's; None while one side has none.
+
+    Its standard error joins that of the images (`difference_of_means`) with that of the seeds on both sides,
+    spread² (1/n + 1/m): as if seeds in common did not help, which is on the safe side.
     """
-    by_seed = {run.config.seed: run for run in baseline}
-    pairs = [(run, by_seed[run.config.seed]) for run in runs if run.config.seed in by_seed]
-    if not pairs:
+    if not runs or not baseline:
         return None
-    points = statistics.mean(accuracy(run) - accuracy(other) for run, other in pairs)
-    images = statistics.mean(paired_difference(run, other)[1] for run, other in pairs)
-    seeds = math.hypot(*(spread.of(run) for run in pairs[0]))
-    return Gain(points, math.hypot(images, seeds / math.sqrt(len(pairs))))
+    points, images = difference_of_means(runs, baseline)
+    return Gain(points, *joined(images, spread, 1 / len(runs) + 1 / len(baseline)))

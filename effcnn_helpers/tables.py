@@ -8,19 +8,19 @@ import pandas as pd
 from .latency import latency_path, passes_by_model, read_latency
 from .models import model_of
 from .paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
-from .recipes import HEADLINE, dataset_of
+from .recipes import dataset_of
 from .records import RunRecord, all_runs, rows_of_model, table_runs
-from .statistics import Spread, fresh_statistics, gain_over, last_epoch, spread_of, summary_of, verdict
+from .statistics import fresh_statistics, gain_over, spread_of, summary_of, verdict
 from .techniques import labels_of
 
 PAPER_GAIN = "paper's gain"  # an f-string of Python 3.11 cannot hold the apostrophe
 
 
-def table_3(dataset: str, root: Path | None = None, recipe: str = HEADLINE) -> pd.DataFrame:
+def table_3(dataset: str, root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:
     """Table 3 of the paper for one dataset: a row per model, the paper's numbers and ours.
 
-    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, fresh (Summary of ours
-    with fresh BatchNorm statistics, which is no result of the recipe and has no verdict), paper_seconds,
+    recipe: its name; default: that of the dataset's tables, here and below.
+    Columns: model, depthwise, parameters, paper (percent), ours (Summary or None), verdict, paper_seconds,
     our_seconds (one pass over the test images, eager PyTorch, median of the recorded measurement; None without
     one), paper_kb, our_kb (torch's pickled state dict, 1 KB = 1,024 bytes: so weighed, ours agree with the paper's).
     """
@@ -32,33 +32,33 @@ def table_3(dataset: str, root: Path | None = None, recipe: str = HEADLINE) -> p
     return pd.DataFrame([{
         "model": row.label, "depthwise": "yes" if row.depthwise else "no", "parameters": row.parameters,
         "paper": row.accuracy_percent, "ours": summary_of(runs[row.model]),
-        "verdict": verdict_on(row.accuracy_percent, runs[row.model], spread),
-        "fresh": summary_of(runs[row.model], fresh_statistics),
+        "verdict": verdict(row.accuracy_percent, summary_of(runs[row.model]), spread),
         "paper_seconds": row.latency_seconds, "our_seconds": seconds.get(row.label),
         "paper_kb": row.size_kb,
         "our_kb": runs[row.model][0].bytes["state_dict"] / 1024 if runs[row.model] else None,
     } for row in rows])
 
 
-def verdict_on(paper_percent: float, runs: list[RunRecord], spread: Spread) -> str:
-    """The verdict on a number of the paper by the runs of its row."""
-    return verdict(paper_percent, summary_of(runs), spread.of(runs[0]) if runs else 0.0)
-
-
 def worded(table: pd.DataFrame) -> pd.DataFrame:
-    """A `table_3` with every cell as text, ready to be shown."""
+    """Accuracies, verdicts and sizes of a `table_3` as text, ready to be shown."""
     return pd.DataFrame({
         "model": table["model"],
-        "depthwise": table["depthwise"],
         "parameters": [f"{count:,}" for count in table["parameters"]],
         "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
         "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
         "verdict": table["verdict"],
-        "fresh statistics (%)": ["" if row is None else str(row) for row in table["fresh"]],
-        "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
-        "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
         "paper (KB)": [str(kb) for kb in table["paper_kb"]],
         "ours (KB)": ["" if pd.isna(kb) else f"{kb:.1f}" for kb in table["our_kb"]],
+    }).set_index("model")
+
+
+def worded_seconds(table: pd.DataFrame) -> pd.DataFrame:
+    """The latencies of a `table_3` as text."""
+    return pd.DataFrame({
+        "model": table["model"],
+        "depthwise": table["depthwise"],
+        "paper (s)": [f"{seconds:.2f}" for seconds in table["paper_seconds"]],
+        "ours (s)": ["" if pd.isna(seconds) else f"{seconds:.2f}" for seconds in table["our_seconds"]],
     }).set_index("model")
 
 
@@ -75,27 +75,25 @@ def in_one_line(models: list[str], root: Path | None = None) -> str:
                      for model, row in compare_with_paper(models, root).iterrows())
 
 
-def table_4(dataset: str, root: Path | None = None, recipe: str = HEADLINE) -> pd.DataFrame:
+def table_4(dataset: str, root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:
     """Table 4 of the paper for one dataset: each technique on the smallest depthwise model.
 
     Columns: techniques (tuple), parameters (as trained; None without a run), paper (percent), ours (Summary
-    or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None), fresh_gain (the same with
-    fresh BatchNorm statistics).
+    or None), verdict, paper_gain (points over the paper's baseline), gain (Gain or None).
     """
     return technique_table(dataset, {row: by_dataset[dataset] for row, by_dataset in TABLE_4.items()}, root, recipe)
 
 
-def table_5(root: Path | None = None, recipe: str = HEADLINE) -> pd.DataFrame:
+def table_5(root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:
     """Table 5 of the paper, combinations on CIFAR-10; the baseline first, then columns and rows as in `table_4`."""
     return technique_table("cifar10", {(): TABLE_4[()]["cifar10"], **TABLE_5}, root, recipe)
 
 
 def technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], root: Path | None,
-                    recipe: str) -> pd.DataFrame:
+                    recipe: str | None) -> pd.DataFrame:
     """A row for each of the paper's accuracies by techniques, as `table_4` and `table_5` describe it; None: no row."""
     recorded = rows_of_model(TABLE_4_MODELS[dataset], recipe, root)
-    spread = spread_of(recorded.values(), last_epoch)
-    fresh_spread = spread_of(recorded.values(), fresh_statistics)
+    spread = spread_of(recorded.values())
     baseline = recorded.get((), [])
     rows = []
     for techniques, percent in paper.items():
@@ -103,11 +101,9 @@ def technique_table(dataset: str, paper: dict[tuple[str, ...], float | None], ro
             continue
         runs = recorded.get(techniques, [])
         row = {"techniques": techniques, "parameters": runs[0].parameters if runs else None, "paper": percent,
-               "ours": summary_of(runs), "verdict": verdict_on(percent, runs, spread),
-               "paper_gain": percent - paper[()], "gain": None, "fresh_gain": None}
-        if techniques:
-            row["gain"] = gain_over(runs, baseline, spread)
-            row["fresh_gain"] = gain_over(runs, baseline, fresh_spread, fresh_statistics)
+               "ours": summary_of(runs), "verdict": verdict(percent, summary_of(runs), spread),
+               "paper_gain": percent - paper[()],
+               "gain": gain_over(runs, baseline, spread) if techniques else None}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,7 +112,6 @@ def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
     """A `table_4` or `table_5` with every cell as text, ready to be shown."""
     return pd.DataFrame({
         "technique": [labels_of(row) for row in table["techniques"]],
-        "parameters": ["" if pd.isna(count) else f"{count:,.0f}" for count in table["parameters"]],
         "paper (%)": [f"{percent:.2f}" for percent in table["paper"]],
         "ours (%)": ["no run yet" if row is None else str(row) for row in table["ours"]],
         "verdict": table["verdict"].to_list(),
@@ -124,26 +119,25 @@ def worded_techniques(table: pd.DataFrame) -> pd.DataFrame:
                      for row, points in zip(table["techniques"], table["paper_gain"], strict=True)],
         "our gain": ["" if gain is None else str(gain) for gain in table["gain"]],
         "effect": ["" if gain is None else gain.effect for gain in table["gain"]],
-        "gain, fresh statistics": ["" if gain is None else str(gain) for gain in table["fresh_gain"]],
-        "effect, fresh": ["" if gain is None else gain.effect for gain in table["fresh_gain"]],
     }).set_index("technique")
 
 
 def compare_technique(techniques: tuple[str, ...], root: Path | None = None) -> pd.DataFrame:
-    """Baseline and one row of Table 4 on both datasets, worded for a notebook."""
-    parts = {}
+    """Baseline and one row of Table 4 on both datasets, worded for a notebook; the model is part of a row's name."""
+    parts = []
     for dataset, model in TABLE_4_MODELS.items():
         table = table_4(dataset, root)
-        rows = table[table["techniques"].isin([(), techniques])]
-        parts[model_of(model).label] = worded_techniques(rows)
-    return pd.concat(parts, names=["model"])
+        rows = worded_techniques(table[table["techniques"].isin([(), techniques])])
+        rows.index = [f"{model_of(model).label}, {name}" for name in rows.index]
+        parts.append(rows)
+    return pd.concat(parts).rename_axis("network")
 
 
 def techniques_in_one_line(techniques: tuple[str, ...], root: Path | None = None) -> str:
     """Our gain beside the paper's on both datasets, for a notebook's headline."""
-    rows = compare_technique(techniques, root).xs(labels_of(techniques), level="technique")
-    return "; ".join(f"{model}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
-                     f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}" for model, row in rows.iterrows())
+    rows = compare_technique(techniques, root).iloc[1::2]
+    return "; ".join(f"{network.partition(',')[0]}: ours {row['ours (%)']}, gain {row['our gain'] or 'not measured'}, "
+                     f"paper {row['paper (%)']}, gain {row[PAPER_GAIN]}" for network, row in rows.iterrows())
 
 
 def combinations_in_one_line(root: Path | None = None) -> str:

@@ -18,7 +18,7 @@ from .batchnorm import folded
 from .datasets import DataError, DatasetSpec, ImageDataset, Images
 from .machine import describe_environment, describe_git, now, prepare
 from .models import count_parameters
-from .recipes import HEADLINE, Recipe, RunConfig, recipe_of
+from .recipes import Recipe, RunConfig, recipe_of
 from .records import SCHEMA_VERSION, RunRecord, build_network, read_network, read_run, recorded_dir, weight_bytes
 from .techniques import add_to_network, chosen, in_order, make_algorithms
 
@@ -82,7 +82,7 @@ def train_own(network: nn.Module, dataset: ImageDataset, recipe: Recipe | None =
 
     The rest, what it returns and raises: as `train`.
     """
-    config = RunConfig(name, dataset.name, recipe or recipe_of(HEADLINE, dataset.name), in_order(techniques), seed,
+    config = RunConfig(name, dataset.name, recipe or recipe_of(None, dataset.name), in_order(techniques), seed,
                        train_images, test_images)
 
     def build() -> nn.Module:

@@ -2,27 +2,32 @@ import math
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.paper import TABLE_4, TABLE_5
 from effcnn_helpers.statistics import (
-    NO_SPREAD,
     Gain,
     Spread,
     Summary,
     binomial_se_percent,
+    difference_of_means,
     fresh_statistics,
     gain_over,
+    half_width,
+    joined,
     last_epoch,
     paired_difference,
-    pooled_sd_percent,
     spread_of,
     summarise,
     summary_of,
     verdict,
     wilson_percent,
 )
+
+EXACT = Spread(0.0, 5)  # seeds without any luck
 
 
 def test_summary_of_a_row():
@@ -71,102 +76,97 @@ def row(make_record):
     return make
 
 
-def test_pooled_spread_weighs_each_row_by_its_degrees_of_freedom(row):
+def test_spread_weighs_each_row_by_its_degrees_of_freedom(row):
     rows = [row(200, 160, 150), row(100, 70), row(300)]
     accuracies = [[98.0, 98.4, 98.5], [99.0, 99.3], [97.0]]
     squares = sum((value - statistics.mean(one)) ** 2 for one in accuracies for value in one)
-    assert pooled_sd_percent([*rows, []]) == pytest.approx(math.sqrt(squares / (2 + 1)))
-    assert pooled_sd_percent(rows, fresh_statistics) == pytest.approx(pooled_sd_percent(rows))
-
-
-def test_pooled_spread_is_of_the_accuracy_that_is_asked_for(row):
-    runs = row(200, 100)
-    runs = [replace(run, fresh_correct=9_850 + 10 * run.config.seed) for run in runs]
-    by_hand = statistics.stdev([98.5, 98.6])
-    assert pooled_sd_percent([runs], fresh_statistics) == pytest.approx(by_hand)
+    spread = spread_of([*rows, []])
+    assert spread.sd_percent == pytest.approx(math.sqrt(squares / (2 + 1)))
+    assert spread.freedom == 2 + 1
 
 
 @pytest.mark.parametrize("seeds", [[], [0, 0], [1, 0, 1]])
-def test_pooled_spread_is_zero_without_a_repeated_row(seeds, row):
-    assert pooled_sd_percent([row(*[100] * count) for count in seeds]) == 0
+def test_there_is_no_spread_without_a_repeated_row(seeds, row):
+    assert spread_of([row(*[100] * count) for count in seeds]) is None
 
 
-def test_spread_is_that_of_rows_that_end_alike(row):
-    moving = [row(200, 240), row(50, 80, techniques=("cutout",)), row(20, techniques=("mixup",))]
-    resting = [row(100, 110, techniques=("swa",)), row(90, 94, techniques=("one_cycle_lr",))]
-    zigzag = math.sqrt((statistics.variance([2.0, 2.4]) + statistics.variance([0.5, 0.8])) / 2)
-    rest = math.sqrt((statistics.variance([1.0, 1.1]) + statistics.variance([0.9, 0.94])) / 2)
-    spread = spread_of([*moving, [], *resting])
-    assert (spread.moving, spread.resting) == pytest.approx((zigzag, rest))
-    assert (spread.of(moving[0][0]), spread.of(resting[1][0])) == (spread.moving, spread.resting)
+@pytest.mark.parametrize("sd, freedom, named", [(-1.0, 2, "the spread is -1.0"), (0.3, 0, "freedom is 0"),
+                                                (0.3, 1.5, "freedom is 1.5")])
+def test_a_spread_that_cannot_be_is_refused(sd, freedom, named):
+    with pytest.raises(EffcnnError, match=named):
+        Spread(sd, freedom)
 
 
-def test_a_recipe_that_falls_to_zero_makes_every_row_rest(row):
-    runs = row(100, 110, recipe={"schedule": "linear"})
-    spread = spread_of([runs, row(100, 400)])
-    assert spread.of(runs[0]) == pytest.approx(statistics.stdev([1.0, 1.1]))
+def test_students_factor_stands_in_every_textbook():
+    assert [round(half_width(1.0, freedom), 3) for freedom in (1, 2, 10, math.inf)] == [12.706, 4.303, 2.228, 1.960]
+    assert half_width(math.inf, 0) == math.inf
 
 
-def test_rows_of_a_kind_without_repeats_are_taken_to_scatter_like_the_others(row):
-    zigzag = statistics.stdev([2.0, 2.4])
-    single = row(100, techniques=("swa",))
-    assert vars(spread_of([row(200, 240), single])) == pytest.approx(
-        {"resting": zigzag, "moving": zigzag})
-    rest = statistics.stdev([1.0, 1.2])
-    assert vars(spread_of([row(5), row(100, 120, techniques=("swa",))])) == pytest.approx(
-        {"resting": rest, "moving": rest})
-    assert spread_of([row(5), single]) == spread_of([]) == NO_SPREAD == Spread(0.0, 0.0)
+def test_degrees_of_freedom_are_those_of_welch_and_satterthwaite():
+    """All of the seeds' where they are all there is; the more, the more of the error is known."""
+    assert joined(0.0, Spread(0.5, 4), share=2) == pytest.approx((0.5 * math.sqrt(2), 4))
+    error, freedom = joined(0.3, Spread(0.4, 4), share=1)
+    assert error == pytest.approx(0.5)
+    assert freedom == pytest.approx((0.3**2 + 0.4**2) ** 2 / (0.4**4 / 4))
+    assert joined(0.3, Spread(0.0, 4), share=1) == (0.3, math.inf)
+    assert joined(0.3, None, share=1) == (math.inf, 0)
 
 
-def test_spread_is_of_the_accuracy_that_is_asked_for(row):
-    runs = [replace(run, fresh_correct=9_900 + 10 * run.config.seed) for run in row(200, 100)]
-    by_hand = statistics.stdev([99.0, 99.1])
-    assert spread_of([runs], fresh_statistics).moving == pytest.approx(by_hand)
+@pytest.mark.parametrize("images", [0.0, 0.2, 1.0])
+def test_an_interval_misses_the_truth_once_in_twenty(images):
+    """Two thousand tables: a spread from 4 degrees of freedom, the mean of 3 seeds against that of 3 others."""
+    random = np.random.default_rng(0)
+    trials, missed = 2_000, 0
+    for _ in range(trials):
+        rows = random.normal(0, 0.3, (2, 3))
+        spread = Spread(float(np.sqrt(rows.var(axis=1, ddof=1).mean())), 4)
+        difference = rows[0].mean() - rows[1].mean() + random.normal(0, images)
+        missed += abs(difference) > half_width(*joined(images, spread, 2 / 3))
+    assert 0.035 < missed / trials < 0.065
 
 
 def test_verdict_without_a_run():
-    assert verdict(98.35, None) == "not run"
+    assert verdict(98.35, None, None) == "not run"
 
 
 # The binomial standard error at 50 % is 0.5 points, so the margins come out by hand.
-@pytest.mark.parametrize("n, table_sd, margin", [
-    (1, 0.0, 1.0),
-    (1, 0.5, 2 * math.sqrt(0.25 + 0.25 * 2)),
-    (3, 0.5, 2 * math.sqrt(0.25 + 0.25 * 4 / 3)),
-    (5, 1.2, 2 * math.sqrt(0.25 + 1.44 * 6 / 5)),
+@pytest.mark.parametrize("n, sd, freedom, margin", [
+    (1, 0.5, 20, student.ppf(0.975, 20 * (0.75 / 0.5) ** 2) * math.sqrt(0.25 + 0.25 * 2)),
+    (3, 0.5, 2, student.ppf(0.975, 2 * (7 / 4) ** 2) * math.sqrt(0.25 + 0.25 * 4 / 3)),
+    (5, 1.2, 8, student.ppf(0.975, 8 * (1.978 / 1.728) ** 2) * math.sqrt(0.25 + 1.44 * 6 / 5)),
 ])
-def test_verdict_changes_at_the_margins(n, table_sd, margin):
+def test_verdict_changes_at_the_margins(n, sd, freedom, margin):
     def verdict_at(difference):
-        return verdict(50, Summary(n, 50 + difference, 0.1 if n > 1 else None), table_sd)
+        return verdict(50, Summary(n, 50 + difference, 0.1 if n > 1 else None), Spread(sd, freedom))
 
+    # The degrees of freedom above: variance in all over that of the seeds, squared.
     assert verdict_at(0) == verdict_at(1 - 1e-9) == verdict_at(-1 + 1e-9) == "reproduced"
-    if table_sd:
-        within = (1 + 1e-9, margin - 1e-9, -1 - 1e-9, 1e-9 - margin)
-        assert {verdict_at(points) for points in within} == {"within noise"}
+    within = (1 + 1e-9, margin - 1e-9, -1 - 1e-9, 1e-9 - margin)
+    assert {verdict_at(points) for points in within} == {"within noise"}
     assert verdict_at(margin + 1e-9) == "exceeded"
     assert verdict_at(-margin - 1e-9) == "not reproduced"
 
 
-def test_verdict_at_exactly_the_margin_is_reproduced():
-    assert verdict(50, Summary(1, 51.0, None)) == "reproduced"
-    assert verdict(50, Summary(1, 49.0, None)) == "reproduced"
+def test_verdict_without_a_spread_cannot_tell_what_is_not_close():
+    assert verdict(50, Summary(1, 51.0, None), None) == verdict(50, Summary(1, 49.0, None), None) == "reproduced"
+    assert verdict(50, Summary(1, 60.0, None), None) == "within noise"
 
 
 @pytest.mark.parametrize("ours, expected", [
     (98.35, "reproduced"), (98.60, "reproduced"), (98.10, "reproduced"),
     (98.61, "exceeded"), (98.09, "not reproduced")])
 def test_verdict_on_the_papers_smallest_model(ours, expected):
-    assert verdict(98.35, Summary(1, ours, None)) == expected
+    assert verdict(98.35, Summary(1, ours, None), EXACT) == expected
 
 
 def test_verdict_would_not_tell_the_papers_own_combinations_apart():
     """Four rows of Table 5 lie between 86.08 and 86.37 %: single readings, so noise."""
     close = [percent for percent in TABLE_5.values() if 86 < percent < 86.5]
     assert len(close) == 4
-    verdicts = {verdict(one, Summary(1, other, None)) for one in close for other in close}
+    verdicts = {verdict(one, Summary(1, other, None), EXACT) for one in close for other in close}
     assert verdicts == {"reproduced"}
     mixup = Summary(1, TABLE_4[("mixup",)]["cifar10"], None)
-    assert verdict(TABLE_4[()]["cifar10"], mixup) == "exceeded"
+    assert verdict(TABLE_4[()]["cifar10"], mixup, EXACT) == "exceeded"
 
 
 def test_paired_difference_by_hand(make_record):
@@ -206,58 +206,82 @@ def test_paired_difference_of_two_validation_runs_is_one_of_the_same_images(make
     assert difference == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("points, error, effect, words", [
-    (2.0, 0.9, "gain", "+2.00 ± 0.90"), (-2.0, 0.9, "loss", "-2.00 ± 0.90"),
-    (1.79, 0.9, "within noise", "+1.79 ± 0.90"), (-1.8, 0.9, "within noise", "-1.80 ± 0.90"),
-    (0.0, 0.0, "within noise", "+0.00 ± 0.00")])
-def test_gain_counts_beyond_two_standard_errors(points, error, effect, words):
-    assert Gain(points, error).effect == effect
-    assert str(Gain(points, error)) == words
+def test_difference_of_means_is_by_the_share_of_runs_that_got_an_image_right(make_record):
+    """Ten images, two runs against one."""
+    def run(*wrong):
+        return replace(make_record(total=10, wrong=len(wrong)), misclassified=dict.fromkeys(wrong, 3))
+
+    first, second = [run(0, 1, 2, 3), run(0, 1, 4)], [run(2, 5, 6, 7, 8)]
+    points, error = difference_of_means(first, second)
+    per_image = [-1, -1, 1 / 2, -1 / 2, -1 / 2, 1, 1, 1, 1, 0]
+    assert points == pytest.approx(100 * statistics.mean(per_image)) == pytest.approx(15)
+    assert points == pytest.approx((60 + 70) / 2 - 50)
+    assert error == pytest.approx(100 * statistics.pstdev(per_image) / math.sqrt(10))
 
 
-def test_gain_compares_runs_of_the_same_seed(make_record):
+def test_more_runs_that_err_by_chance_make_the_images_part_smaller(make_record):
+    """Runs of a kind do not agree in all their mistakes; what they disagree in averages out."""
+    def runs(places):
+        return [replace(make_record(wrong=100), misclassified=dict.fromkeys(range(start, start + 100), 0))
+                for start in places]
+
+    assert (difference_of_means(runs([0, 50, 100]), runs([500]))[1]
+            < difference_of_means(runs([0]), runs([500]))[1])
+
+
+@pytest.mark.parametrize("points, error, freedom, effect, words", [
+    (2.0, 0.9, 1e9, "gain", "+2.00 ± 1.76"), (-2.0, 0.9, 1e9, "loss", "-2.00 ± 1.76"),
+    (1.77, 0.9, 1e9, "gain", "+1.77 ± 1.76"), (1.76, 0.9, 1e9, "within noise", "+1.76 ± 1.76"),
+    (-2.0, 0.9, 4, "within noise", "-2.00 ± 2.50"), (0.0, 0.0, math.inf, "within noise", "+0.00 ± 0.00"),
+    (5.0, math.inf, 0, "within noise", "+5.00 ± ?")])
+def test_a_gain_counts_where_its_interval_does_not_hold_0(points, error, freedom, effect, words):
+    gain = Gain(points, error, freedom)
+    assert gain.effect == effect
+    assert str(gain) == words
+    if error:
+        assert (gain.p_value < 0.05) == (effect != "within noise")
+
+
+def test_p_value_is_that_of_students_t():
+    assert Gain(2.776445, 1.0, 4).p_value == pytest.approx(0.05)
+    assert Gain(-1.959964, 1.0, math.inf).p_value == pytest.approx(0.05)
+    assert Gain(5.0, math.inf, 0).p_value == 1.0
+
+
+def test_gain_has_the_sign_and_size_of_the_difference_of_the_means_shown(make_record):
+    """Also where the two rows have other seeds: all runs of both sides count."""
     baseline = [make_record(seed=0, wrong=200), make_record(seed=1, wrong=300)]
     runs = [make_record(seed=1, wrong=250), make_record(seed=2, wrong=10)]
-    alone = gain_over(runs, baseline)
-    assert alone.points == pytest.approx(0.5)
-    assert alone.standard_error == pytest.approx(paired_difference(runs[0], baseline[1])[1])
-    # The spread between seeds counts for both sides of the difference.
-    spread = gain_over(runs, baseline, Spread(resting=9, moving=0.3))
-    assert spread.standard_error == pytest.approx(math.sqrt(alone.standard_error**2 + 2 * 0.3**2))
-    assert gain_over(runs[1:], baseline) is None and gain_over([], baseline) is None
+    spread = Spread(0.3, 12)
+    gain = gain_over(runs, baseline, spread)
+    assert gain.points == pytest.approx(summary_of(runs).mean_percent - summary_of(baseline).mean_percent)
+    assert gain.points == pytest.approx(1.2)
+    images = difference_of_means(runs, baseline)[1]
+    assert (gain.error, gain.freedom) == joined(images, spread, 1 / 2 + 1 / 2)
+    assert gain.error == pytest.approx(math.hypot(images, 0.3))
+    assert gain_over([], baseline, spread) is gain_over(runs, [], spread) is None
 
 
-def test_gain_over_several_seeds_is_their_mean_and_the_spread_shrinks(make_record):
-    baseline = [make_record(seed=seed, wrong=200) for seed in (0, 1)]
-    runs = [make_record(seed=0, wrong=150), make_record(seed=1, wrong=130)]
-    gain = gain_over(runs, baseline, Spread(resting=9, moving=0.4))
-    errors = [paired_difference(*pair)[1] for pair in zip(runs, baseline, strict=True)]
-    assert gain.points == pytest.approx(0.6)
-    by_hand = math.sqrt(statistics.mean(errors) ** 2 + 2 * 0.4**2 / 2)
-    assert gain.standard_error == pytest.approx(by_hand)
+def test_more_seeds_make_a_gain_surer(make_record):
+    baseline = [make_record(seed=seed, wrong=200) for seed in range(3)]
+    runs = [make_record(seed=seed, wrong=150) for seed in range(3)]
+    spread = Spread(0.3, 12)
+    widths = [gain_over(runs[:count], baseline[:count], spread).half_width for count in (1, 2, 3)]
+    assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[2]
+
+
+def test_gain_without_a_spread_is_not_judged(make_record):
+    gain = gain_over([make_record(wrong=100)], [make_record(wrong=900)], None)
+    assert (str(gain), gain.effect) == ("+8.00 ± ?", "within noise")
 
 
 def test_fresh_statistics_are_a_share_of_the_test_images(make_record):
     assert fresh_statistics(make_record(fresh_correct=9_870)) == pytest.approx(98.7)
 
 
-def test_gain_of_a_row_that_settles_has_its_own_spread_on_its_side(make_record):
-    runs = [make_record(config={"techniques": ("swa",)}, wrong=150)]
-    gain = gain_over(runs, [make_record(wrong=200)], Spread(resting=0.1, moving=0.4))
-    images = paired_difference(runs[0], make_record(wrong=200))[1]
-    assert gain.standard_error == pytest.approx(math.sqrt(images**2 + 0.4**2 + 0.1**2))
-
-
-def test_gain_by_another_accuracy_compares_that_one(make_record):
-    baseline = [make_record(wrong=200, fresh_correct=9_830)]
-    runs = [make_record(wrong=150, fresh_correct=9_860)]
-    assert gain_over(runs, baseline).points == pytest.approx(0.5)
-    assert gain_over(runs, baseline, accuracy=fresh_statistics).points == pytest.approx(0.3)
-
-
 def test_gain_of_runs_on_other_images_is_refused(make_record):
     with pytest.raises(EffcnnError, match="measured on different images"):
-        gain_over([make_record(config={"evaluate_on": "validation"})], [make_record()])
+        gain_over([make_record(config={"evaluate_on": "validation"})], [make_record()], None)
 
 
 @pytest.mark.parametrize("correct, images", [(0, 20), (20, 20), (7, 20), (159, 200), (9_834, 10_000)])

@@ -7,7 +7,7 @@ from ..errors import EffcnnError
 from ..ladder import LADDERS
 from ..models import MODELS
 from ..paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
-from ..recipes import HEADLINE, Recipe, RunConfig, table_run
+from ..recipes import Recipe, RunConfig, recipe_of, table_run
 
 STACK = ("cutout", "blurpool", "mixup")
 
@@ -62,23 +62,24 @@ LADDER_RUNS["pilot-beyond"] = [replace(config, evaluate_on="validation", train_i
                                for config in LADDER_RUNS["beyond"]]
 
 
-def pilot_runs(recipe: str, dataset: str) -> list[RunConfig]:
-    """The validation runs that a recipe of a dataset was chosen by (see PILOTS)."""
+def pilot_runs(recipe: str | None, dataset: str) -> list[RunConfig]:
+    """The validation runs that a recipe of a dataset, None: that of its tables, was chosen by (see PILOTS)."""
     return [RunConfig(model, dataset, tried, techniques, evaluate_on="validation")
-            for rows, recipes in PILOTS[recipe, dataset]
+            for rows, recipes in PILOTS[recipe_of(recipe, dataset).name, dataset]
             for model, techniques in rows for tried in recipes]
 
 
-def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> list[RunConfig]:
+def select(selections: list[str], seeds: list[int], recipe: str | None = None) -> list[RunConfig]:
     """The runs that selections name, without repeats, each seed of every row before the next seed.
 
     A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", "beyond" or "beyond-1.5k" (all
     ladders of notebook 16, or that of one budget), "pilot-beyond" (their rungs on validation images), a model such as
     "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", either of them with its own number of
     epochs such as "143k-dw@60", or "pilot-mnist", "pilot-cifar10" (the validation runs, which have a seed of
-    their own). recipe: for all of them. Raises EffcnnError for anything else.
+    their own). recipe: for all of them; default: that of each dataset's tables. Raises EffcnnError for anything else.
     """
     rows: list[RunConfig] = []
+    pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == recipe_of(recipe, dataset).name}
     for selection in selections:
         row, at, epochs = selection.partition("@")
         model, _, techniques = row.partition("/")
@@ -92,13 +93,12 @@ def select(selections: list[str], seeds: list[int], recipe: str = HEADLINE) -> l
             rows += [table_run(TABLE_4_MODELS["cifar10"], techniques=row, recipe=recipe) for row in TABLE_5]
         elif selection in LADDER_RUNS:
             rows += LADDER_RUNS[selection]
-        elif (recipe, selection.removeprefix("pilot-")) in PILOTS:
-            rows += pilot_runs(recipe, selection.removeprefix("pilot-"))
+        elif selection in pilots:
+            rows += pilot_runs(recipe, pilots[selection])
         elif model in MODELS and epochs.isdecimal() == bool(at):
             rows.append(table_run(model, techniques=techniques.split("+") if techniques else (), recipe=recipe,
                                   epochs=int(epochs) if at else None))
         else:
-            pilots = [f"pilot-{dataset}" for of, dataset in PILOTS if of == recipe]
             known = ", ".join([*DATASETS, "table-4", "table-5", *LADDER_RUNS, *pilots, *MODELS])
             raise EffcnnError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
                               "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")

@@ -20,7 +20,7 @@ from ..datasets import load_images
 from ..errors import EffcnnError
 from ..machine import prepare
 from ..models import build_model, model_of
-from ..recipes import HEADLINE, PROFILES, RunConfig, shortened
+from ..recipes import PROFILES, RunConfig, shortened
 from ..records import RunRecord, all_runs, read_run, recorded_dir
 from ..training import last_whole_checkpoint
 from .recording import unfinished_dir
@@ -48,7 +48,7 @@ class Worker:
 
 
 def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, profile: str,
-          minutes: float | None, out: Path | None, recipe: str = HEADLINE, cluster: str | None = None) -> int:
+          minutes: float | None, out: Path | None, recipe: str | None = None, cluster: str | None = None) -> int:
     """Train the selected runs that are not recorded yet; returns 0 when every one of them is in the end.
 
     cluster: the address of a scheduler of Dask whose workers train them, in place of processes here (see cluster.py).
@@ -131,7 +131,7 @@ def sweep(selections: list[str], seeds: list[int], jobs: int, threads: int, prof
 
 
 def asked_for(selections: list[str], seeds: list[int], profile: str, out: Path | None,
-              recipe: str) -> tuple[Path, list[RunConfig]]:
+              recipe: str | None) -> tuple[Path, list[RunConfig]]:
     """The folder for records and the runs, recorded or not, that a command's arguments name."""
     chosen = PROFILES[profile]
     configs = [shortened(config, chosen, chosen.train_images, chosen.test_images)

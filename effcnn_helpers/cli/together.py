@@ -16,7 +16,7 @@ from torch import nn
 from .. import settings
 from ..datasets import ImageDataset, load_images
 from ..errors import EffcnnError
-from ..recipes import HEADLINE, RunConfig
+from ..recipes import RunConfig
 from ..records import RunRecord
 from ..training import last_whole_checkpoint, train
 from .recording import train_or_load, unfinished_dir
@@ -28,7 +28,7 @@ images_of = cache(load_images)
 
 
 def together(selections: list[str], seeds: list[int], threads: int, profile: str, out: Path | None,
-             recipe: str = HEADLINE) -> int:
+             recipe: str | None = None) -> int:
     """Train the selected runs that are not recorded yet. Raises EffcnnError at the first that fails: the launcher then
     ends all processes, and the same command goes on."""
     rank, processes = settings.place()
