@@ -25,20 +25,20 @@ from effcnn_helpers.cli.recording import unfinished_dir
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import build_model
 from effcnn_helpers.paper import TABLE_3
-from effcnn_helpers.recipes import HEADLINE, RECIPES, Recipe, RunConfig, table_run
+from effcnn_helpers.recipes import RECIPES, Recipe, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, write_run
 
 pytestmark = pytest.mark.usefixtures("terminal_signals")
 
 DIGITS = [row.model for row in TABLE_3 if row.dataset == "mnist"]
-SMOKE = "constant,epochs=1/baseline/seed{},train=384,test=200"
+SMOKE = "settled,epochs=1/baseline/seed{},train=384,test=200"
 
 
 @pytest.fixture
 def small_sweep(tmp_path):
     """A function that sweeps 1.5K-DW, tiny runs, into a folder of its own."""
     def start(*selections: str, **changes) -> int:
-        options = dict(seeds=[0], recipe=HEADLINE, jobs=2, threads=1, profile="smoke", minutes=None,
+        options = dict(seeds=[0], recipe=None, jobs=2, threads=1, profile="smoke", minutes=None,
                        out=tmp_path)
         return sweep.sweep(list(selections) or ["1.5k-dw"], **{**options, **changes})
     return start
@@ -83,7 +83,7 @@ def test_whole_sweep_without_the_real_data_fails_and_says_why(
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
     assert small_sweep(profile="full") == 1
     shown = capfd.readouterr()
-    assert "mnist/1.5k-dw/constant/baseline/seed0: failed" in shown.out
+    assert "mnist/1.5k-dw/settled/baseline/seed0: failed" in shown.out
     assert "error: runs of all images are recorded on the real mnist only" in shown.err
     assert "Traceback" not in shown.err
     assert list(all_runs(tmp_path)) == []
