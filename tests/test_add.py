@@ -123,8 +123,8 @@ def test_each_addition_is_one_entry_of_its_file():
 
 def test_the_sweeps_record_each_addition_in_a_folder_of_its_own(seen):
     assert seen["smoke"] == [
-        "mnist/1.5k-dw/settled,epochs=1/gradient_clipping/seed0,train=384,test=200",
         "mnist/1.5k-dw/gentle,epochs=1/baseline/seed0,train=384,test=200",
+        "mnist/1.5k-dw/settled,epochs=1/gradient_clipping/seed0,train=384,test=200",
         "mnist/tiny/settled,epochs=1/baseline/seed0,train=384,test=200"]
 
 
@@ -165,4 +165,4 @@ def test_the_paper_is_silent_about_all_of_them(seen):
 def test_without_its_entry_a_technique_is_unknown(seen, extended):
     """The package itself refuses the record that its extended copy wrote."""
     with pytest.raises(RecordError, match="unknown technique 'gradient_clipping'"):
-        read_run(extended / SMOKE / seen["smoke"][0])
+        read_run(extended / SMOKE / seen["smoke"][1])
