@@ -79,7 +79,7 @@ def select(selections: list[str], seeds: list[int], recipe: str | None = None) -
     their own). recipe: for all of them; default: that of each dataset's tables. Raises EffcnnError for anything else.
     """
     rows: list[RunConfig] = []
-    pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == recipe_of(recipe, dataset).name}
+    pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == (recipe or recipe_of(None, dataset).name)}
     for selection in selections:
         row, at, epochs = selection.partition("@")
         model, _, techniques = row.partition("/")
