@@ -132,13 +132,13 @@ def fits(*digests: str) -> Callable:
 
 
 def tell(run: RunRecord) -> None:
-    """Print what a live run was and where it got to, by both kinds of BatchNorm statistics."""
+    """Print what a live run was and where it got to; without a rest at its end, with fresh statistics, too."""
     config = run.config
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     images = "all" if config.train_images is None else f"{config.train_images:,}"
+    fresh = "" if config.comes_to_rest else f", {run.fresh_percent:.1f} % with fresh statistics"
     print(f"{plots.name_of(config)}: {epochs} on {images} images in {run.train_seconds:.0f} s: "
-          f"{run.accuracy_percent:.1f} % of {run.total:,} test images, "
-          f"{run.fresh_percent:.1f} % with fresh statistics")
+          f"{run.accuracy_percent:.1f} % of {run.total:,} test images{fresh}")
 
 
 def headline(text: str) -> None:

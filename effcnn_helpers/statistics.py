@@ -95,8 +95,8 @@ class Spread:
 
     def __post_init__(self):
         check_percent(self.sd_percent, "the spread")
-        if not isinstance(self.freedom, int) or self.freedom < 1:
-            raise EffcnnError(f"freedom is {self.freedom!r}; use a whole number of 1 or more")
+        if not isinstance(self.freedom, int) or not 1 <= self.freedom < 10**9:
+            raise EffcnnError(f"freedom is {self.freedom!r}; use a whole number from 1 to 999999999")
 
 
 def spread_of(rows: Iterable[list[RunRecord]]) -> Spread | None:
@@ -174,7 +174,8 @@ def difference_of_means(first: list[RunRecord], second: list[RunRecord]) -> tupl
         if measured_on(run) != measured_on(reference):
             raise EffcnnError(f"{reference.config.name} and {run.config.name} were measured on different images; "
                               "compare runs on the same ones")
-    lead: defaultdict[int, float] = defaultdict(float)  # image -> share of the first that got it right minus that of the second
+    # By image: the share of the first that got it right minus that of the second.
+    lead: defaultdict[int, float] = defaultdict(float)
     for runs, sign in ((first, -1), (second, 1)):
         for run in runs:
             for image in run.misclassified:

@@ -8,7 +8,7 @@ import pandas as pd
 from .latency import latency_path, passes_by_model, read_latency
 from .models import model_of
 from .paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
-from .recipes import dataset_of
+from .recipes import dataset_of, recipe_of
 from .records import RunRecord, all_runs, rows_of_model, table_runs
 from .statistics import fresh_statistics, gain_over, spread_of, summary_of, verdict
 from .techniques import labels_of
@@ -166,7 +166,7 @@ def endings(runs: list[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(2)
 
 
-def pilot_table(dataset: str, root: Path | None = None, recipe: str = "constant") -> pd.DataFrame:
+def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:
     """The validation runs behind a recipe: validation accuracy (%), one column per model and their mean, best first.
 
     One row per techniques, number of epochs, optimiser, learning rate and, where there is one, weight decay.
@@ -174,10 +174,11 @@ def pilot_table(dataset: str, root: Path | None = None, recipe: str = "constant"
     constant rate a run with SWA is a baseline up to its last epoch: its three epochs before that stand in
     the baseline's row, its end alone in the row of SWA.
     """
+    name = recipe_of(recipe, dataset).name
     rows = []
     for run in all_runs(root, f"validation/{dataset}"):
         tried, techniques = run.config.recipe, run.config.techniques
-        if tried.name not in (recipe, f"{recipe}-pilot"):
+        if tried.name not in (name, f"{name}-pilot"):
             continue
         accuracies = [row["test_accuracy_percent"] for row in run.epochs]
         parts = {techniques: accuracies[-1:] if tried.comes_to_rest else accuracies[-3:]}

@@ -78,7 +78,7 @@ def test_bench_without_recorded_runs_says_how_to_get_them(monkeypatch, capsys):
         bench.bench(full=False, threads=1, out=None)
     assert "other programs keep 2.0 cores busy" in capsys.readouterr().out
     with pytest.raises(EffcnnError, match="sweep 7k/blurpool$"):
-        bench.network_of("7k", "blurpool")
+        bench.first_run("7k", "blurpool")
 
 
 def test_damaged_and_missing_measurements_are_named(tmp_path):

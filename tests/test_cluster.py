@@ -18,7 +18,7 @@ from effcnn_helpers.cli import cluster, main
 from effcnn_helpers.cli.sweep import sweep
 from effcnn_helpers.datasets import load_images
 from effcnn_helpers.errors import EffcnnError
-from effcnn_helpers.recipes import HEADLINE, Recipe, RunConfig
+from effcnn_helpers.recipes import Recipe, RunConfig
 from effcnn_helpers.records import all_runs, read_network
 from effcnn_helpers.training import measured, split_for
 
@@ -119,7 +119,7 @@ def test_no_scheduler_and_no_dask_are_said_with_a_cure(tmp_path, monkeypatch, ca
 
 def test_a_limit_of_time_is_refused(tmp_path):
     with pytest.raises(EffcnnError, match="--minutes has no say on a cluster"):
-        sweep(["1.5k-dw"], [0], 2, 1, "smoke", 5.0, tmp_path, HEADLINE, "tcp://127.0.0.1:8786")
+        sweep(["1.5k-dw"], [0], 2, 1, "smoke", 5.0, tmp_path, None, "tcp://127.0.0.1:8786")
 
 
 def test_a_run_that_another_process_trains_is_not_recorded(monkeypatch, tmp_path):

@@ -42,7 +42,7 @@ def test_the_table_has_the_gain_over_what_was_kept_below_and_the_minutes(write_r
     for seed in (0, 1):
         for change, wrong in (({}, 100), ({"augmentation": ("crop",)}, 300), ({"epochs": 4}, 60)):
             write_record("7k", seed=seed, wrong=wrong, root=tmp_path, train_seconds=60.0 * (seed + 1),
-                         recipe={"name": "plain", "epochs": 2, **change}, config={"train_images": None})
+                         recipe={**asdict(START.recipe), **change}, config={"train_images": None})
     table = ladder_table("7k", tmp_path)
     assert table["change"].tolist() == ["the tables' recipe", "crops", "longer", "wider"]
     assert [row.mean_percent for row in table["ours"][:3]] == pytest.approx([99.0, 97.0, 99.4])

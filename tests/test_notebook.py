@@ -76,7 +76,12 @@ def test_live_run_is_told_in_a_line_with_or_without_a_limit_of_images(make_recor
         notebook.tell(make_record(wrong=200, fresh_correct=9_900, recipe={"epochs": 1}, config={"train_images": count}))
         told = capsys.readouterr().out
         assert f"1 epoch {shown} in " in told and told.endswith(
-            "98.0 % of 10,000 test images, 99.0 % with fresh statistics\n")
+            "98.0 % of 10,000 test images\n")
+
+
+def test_tell_gives_fresh_statistics_too_where_a_run_stops_in_a_zigzag(make_record, capsys):
+    notebook.tell(make_record(wrong=200, fresh_correct=9_900, recipe={"schedule": "constant"}))
+    assert capsys.readouterr().out.endswith("98.0 % of 10,000 test images, 99.0 % with fresh statistics\n")
 
 
 def test_full_profile_without_the_real_data_is_refused_with_what_is_there():

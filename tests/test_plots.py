@@ -102,16 +102,17 @@ def test_bars_are_as_long_as_the_layers_costs(model, shape):
     assert axes[0].get_legend() is None and set(legend_of(axes[1])) == set(costs["kind"])
 
 
-def test_curves_are_the_mean_over_seeds_with_the_papers_value(make_record, ax):
+def test_every_seed_is_a_curve_of_its_own_beside_the_papers_value(make_record, ax):
     runs = [make_record("7k-dw", wrong=wrong, seed=seed, recipe={"epochs": 3})
             for seed, wrong in enumerate((60, 70, 110))]
     runs.append(make_record("25k", wrong=65, recipe={"epochs": 3}))
     assert plot_curves(runs, ax) is ax
     several = line_labelled(ax, "7K-DW, 3 seeds")
-    last = (99.4 + 99.3 + 98.9) / 3
-    assert list(several.get_xdata()) == [1, 2, 3]
-    assert list(several.get_ydata()) == pytest.approx([last - 6, last - 3, last])
-    assert several.get_linestyle() == "--"
+    seeds = [line for line in ax.get_lines()
+             if (line.get_color(), line.get_linestyle()) == (several.get_color(), "--")]
+    assert [list(line.get_xdata()) for line in seeds] == [[1, 2, 3]] * 3
+    assert [list(line.get_ydata()) for line in seeds] == [
+        pytest.approx([last - 6, last - 3, last]) for last in (99.4, 99.3, 98.9)]
     assert line_labelled(ax, "25K, 1 seed").get_linestyle() == "-"
     for label, model in (("paper: 99.46 %", "7k-dw"), ("paper: 99.35 %", "25k")):
         line = line_labelled(ax, label)
@@ -121,15 +122,6 @@ def test_curves_are_the_mean_over_seeds_with_the_papers_value(make_record, ax):
     assert legend_of(ax) == ["7K-DW, 3 seeds", "paper: 99.46 %", "25K, 1 seed", "paper: 99.35 %"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Epoch", "Test accuracy (%)")
     assert ax.get_title() == "Test accuracy after each epoch"
-
-
-def test_range_over_seeds_reaches_from_the_lowest_to_the_highest(make_record, ax):
-    runs = [make_record(wrong=wrong, seed=seed, recipe={"epochs": 2})
-            for seed, wrong in enumerate((100, 200, 300))]
-    plot_curves(runs, ax)
-    corners = ax.collections[0].get_paths()[0].vertices
-    at_the_end = corners[corners[:, 0] == 2][:, 1]
-    assert (at_the_end.min(), at_the_end.max()) == pytest.approx((97.0, 99.0))
 
 
 def test_curves_without_the_paper_and_without_runs(make_record, ax):
@@ -296,20 +288,28 @@ def test_curves_beside_techniques_are_coloured_by_technique_and_named_with_the_p
     assert line_labelled(ax, "1.5K-DW, 1 seed").get_color() == "0.55"
 
 
-def test_gains_are_drawn_with_two_standard_errors_beside_the_papers(write_record, tmp_path, ax):
-    write_record(wrong=165, root=tmp_path)
+def test_gains_are_drawn_with_their_interval_beside_the_papers(write_record, tmp_path, ax):
+    for seed, wrong in enumerate((165, 175)):
+        write_record(wrong=wrong, seed=seed, root=tmp_path)
     write_record(wrong=100, root=tmp_path, config={"techniques": ("cutout",)})
     table = table_4("mnist", tmp_path)
     plot_gains(table, ax)
     gain = table["gain"][2]
-    bar, steady = ax.containers
-    assert [bar.get_label(), steady.get_label()] == ["ours, last epoch", "ours, fresh statistics"]
-    assert {one[0].get_color() for one in (bar, steady)} == {TECHNIQUES["cutout"].color}
+    [bar] = ax.containers
+    assert bar.get_label() == "ours, 95 % interval" and bar[0].get_color() == TECHNIQUES["cutout"].color
     (left, _), (right, _) = bar.lines[2][0].get_segments()[0]
-    assert (right - left) / 4 == pytest.approx(gain.standard_error)
-    assert (right + left) / 2 == pytest.approx(gain.points) == pytest.approx(0.65)
+    assert (right - left) / 2 == pytest.approx(gain.half_width)
+    assert (right + left) / 2 == pytest.approx(gain.points) == pytest.approx(0.70)
     assert len(ax.get_yticklabels()) == 9 and ax.get_yticklabels()[1].get_text() == "Cutout"
     assert list(line_labelled(ax, "paper").get_xdata())[:2] == pytest.approx([0.57, 0.10])
+
+
+def test_a_gain_that_is_not_judged_is_drawn_without_an_interval(write_record, tmp_path, ax):
+    write_record(wrong=165, root=tmp_path)
+    write_record(wrong=100, root=tmp_path, config={"techniques": ("cutout",)})
+    plot_gains(table_4("mnist", tmp_path), ax)
+    [bar] = ax.containers
+    assert list(bar[0].get_xdata()) == pytest.approx([0.65]) and not bar.has_xerr
 
 
 def test_times_are_bars_with_their_median_and_ratio(ax):

@@ -30,7 +30,7 @@ from effcnn_helpers.recipes import (
     table_run,
 )
 from effcnn_helpers.records import RecordError, RunRecord, record_from_json, record_to_json
-from effcnn_helpers.statistics import Summary, binomial_se_percent, paired_difference, summarise, verdict
+from effcnn_helpers.statistics import Spread, Summary, binomial_se_percent, paired_difference, summarise, verdict
 from effcnn_helpers.techniques import TECHNIQUES, check_techniques, in_order
 
 MORE = 20 if os.environ.get("TESTS_SOAK") else 1
@@ -240,11 +240,12 @@ percentages = st.floats(0, 100)
 
 
 @examples(100)
-@given(st.lists(percentages | plain, max_size=4), percentages | plain, percentages | plain)
-def test_summary_and_verdict(accuracies, paper, spread):
+@given(st.lists(percentages | plain, max_size=4), percentages | plain, percentages | plain, st.integers(1, 9) | plain)
+def test_summary_and_verdict(accuracies, paper, sd, freedom):
     summary = works_or_says(lambda: summarise(accuracies), accuracies)
     ours = summary or Summary(2, 50.0, 1.0)
-    word = works_or_says(lambda: verdict(paper, ours, spread), paper, spread)
+    spread = works_or_says(lambda: Spread(sd, freedom), sd, freedom)
+    word = works_or_says(lambda: verdict(paper, ours, spread), paper)
     assert word in (None, "reproduced", "within noise", "exceeded", "not reproduced")
     if summary:
         slack = 1e-9

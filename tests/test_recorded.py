@@ -164,7 +164,10 @@ def test_the_recorded_latency_is_of_the_recorded_networks_at_rest():
     assert not [variant for variant, check in checks.items() if check["wrong"]]
     for name in names:
         model, _, techniques = name.partition("/")
-        run = table_runs(model, techniques.split("+") if techniques else ())[0]
+        # Measured before records of this kind named their runs: the tables were by the recipe "constant" then.
+        run = table_runs(model, techniques.split("+") if techniques else (), recipe="constant")[0]
+        if "runs" in record:
+            run = read_run(recorded_dir() / record["runs"][name])
         difference = abs(checks[f"{name}/eager"]["accuracy_percent"] - run.accuracy_percent)
         assert difference * run.total / 100 <= ALLOWED_FLIPS + 0.5, name
     assert set(record["sizes"]) == {row.model for row in TABLE_3}

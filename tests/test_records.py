@@ -30,7 +30,7 @@ from effcnn_helpers.records import (
     write_run,
 )
 
-BASELINE = "mnist/1.5k-dw/constant/baseline"
+BASELINE = "mnist/1.5k-dw/settled/baseline"
 
 
 @pytest.mark.parametrize("changes", [
@@ -73,9 +73,9 @@ def test_written_form_spells_the_recipe_out(make_record):
     """Whoever reads it needs neither this code nor its recipes."""
     fields = json.loads(record_to_json(make_record(recipe={"augmentation": ("flip", "crop"), "average": 2})))
     assert fields["config"]["recipe"] == {
-        "name": "constant", "epochs": 12, "version": 1, "batch_size": 128, "optimizer": "sgd",
-        "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "schedule": "constant",
-        "rise": 0.0, "augmentation": ["flip", "crop"], "average": 2.0}
+        "name": "settled", "epochs": 20, "version": 1, "batch_size": 128, "optimizer": "sgd",
+        "learning_rate": 0.3, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "linear",
+        "rise": 0.2, "augmentation": ["flip", "crop"], "average": 2.0}
 
 
 def test_sizes_are_those_of_the_files(tiny_run, tmp_path):
@@ -275,8 +275,8 @@ def test_all_runs_come_in_the_order_of_their_folders_from_the_given_root(write_r
     for model, seed in (("7k", 1), ("7k", 0), ("25k", 0)):
         write_record(model, seed=seed, root=tmp_path)
     assert [run.config.name for run in all_runs(tmp_path)] == [
-        f"mnist/{row}" for row in ("25k/constant/baseline/seed0", "7k/constant/baseline/seed0",
-                                   "7k/constant/baseline/seed1")]
+        f"mnist/{row}" for row in ("25k/settled/baseline/seed0", "7k/settled/baseline/seed0",
+                                   "7k/settled/baseline/seed1")]
     assert list(all_runs()) == []
 
 
@@ -344,9 +344,9 @@ def test_network_of_a_record_has_as_many_classes_as_its_dataset(monkeypatch):
 def test_record_of_a_recipe_that_has_changed_since_is_named(write_record, monkeypatch):
     """Its folder no longer says what it is."""
     write_record()
-    newer = replace(RECIPES["constant", "mnist"], version=2)
-    monkeypatch.setitem(RECIPES, ("constant", "mnist"), newer)
-    with pytest.raises(RecordError, match="is the record of .*/constant,version=1/.*; move it"):
+    newer = replace(RECIPES["settled", "mnist"], version=2)
+    monkeypatch.setitem(RECIPES, ("settled", "mnist"), newer)
+    with pytest.raises(RecordError, match="is the record of .*/settled,version=1/.*; move it"):
         table_runs("1.5k-dw")
 
 
@@ -394,8 +394,8 @@ def test_record_of_another_recipe_is_refused(write_record, monkeypatch):
     """The entry has changed, and nobody has counted its version up."""
     config = write_record().config
     newer = replace(config.recipe, learning_rate=0.2)
-    monkeypatch.setitem(RECIPES, ("constant", "mnist"), newer)
-    differing = r"recipe: .*'learning_rate': 0\.1,.* there, .*'learning_rate': 0\.2,.* asked for"
+    monkeypatch.setitem(RECIPES, ("settled", "mnist"), newer)
+    differing = r"recipe: .*'learning_rate': 0\.3,.* there, .*'learning_rate': 0\.2,.* asked for"
     with pytest.raises(RecordError, match=differing):
         train_or_load(replace(config, recipe=newer))
 

@@ -13,8 +13,9 @@ import pytest
 from effcnn_helpers.cli.results import results
 from effcnn_helpers.maintain.figures import draw_slides, figures
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5
-from effcnn_helpers.recipes import HEADLINE, RECIPES
+from effcnn_helpers.recipes import recipe_of
 from effcnn_helpers.records import recorded_dir
+from effcnn_helpers.tables import table_4
 
 DIGITS = [row.model for row in TABLE_3 if row.dataset == "mnist"]
 
@@ -49,10 +50,8 @@ def test_results_say_the_same_in_every_format(some_runs, capsys):
         if row["ours"]:
             spread = f" ± {row['ours']['sd_percent']:.2f}" if row["ours"]["n"] > 1 else ""
             ours = f"{row['ours']['mean_percent']:.2f}{spread} (n={row['ours']['n']})"
-        assert cells == [row["model"], row["depthwise"], f"{row['parameters']:,}",
-                         f"{row['paper']:.2f}", ours, row["verdict"], ours if row["fresh"] else "",
-                         f"{row['paper_seconds']:.2f}", "", str(row["paper_kb"]),
-                         f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
+        assert cells == [row["model"], f"{row['parameters']:,}", f"{row['paper']:.2f}", ours, row["verdict"],
+                         str(row["paper_kb"]), f"{row['our_kb']:.1f}" if row["our_kb"] else ""]
 
 
 def test_results_in_json_are_the_recorded_numbers(some_runs, capsys):
@@ -61,6 +60,23 @@ def test_results_in_json_are_the_recorded_numbers(some_runs, capsys):
     assert rows[0]["ours"] == {"n": 1, "mean_percent": pytest.approx(99.59), "sd_percent": None}
     assert rows[-1]["ours"]["mean_percent"] == pytest.approx(98.3)
     assert rows[1]["ours"] is None and rows[1]["verdict"] == "not run"
+
+
+def test_results_in_json_give_a_gain_with_its_interval(write_record, capsys):
+    for seed, wrong in enumerate((165, 175)):
+        write_record(wrong=wrong, seed=seed)
+    write_record(wrong=100, config={"techniques": ("cutout",)})
+    assert results("json") == 0
+    rows = json.loads(capsys.readouterr().out)["Table 4, MNIST half: techniques on 1.5K-DW"]
+    [gain] = [row["gain"] for row in rows if row["gain"]]
+    expected = table_4("mnist").set_index("techniques").loc[[("cutout",)], "gain"].item()
+    assert gain == pytest.approx({"points": 0.7, "half_width": expected.half_width, "p_value": expected.p_value})
+
+
+def test_seconds_have_a_table_of_their_own(capsys):
+    assert results("markdown") == 0
+    [table] = [part for part in capsys.readouterr().out.split("\n\n") if "paper (s)" in part]
+    assert len(table.splitlines()) == 2 + len(TABLE_3) and "| 143K-DW | yes         | 8.82" in table
 
 
 def test_results_without_runs_and_with_their_recipe(capsys):
@@ -72,7 +88,7 @@ def test_results_without_runs_and_with_their_recipe(capsys):
     assert printed.count("not run") == len(accuracies) == 34
     for dataset in ("mnist", "cifar10"):
         [line] = [line for line in printed.splitlines() if f"Recipe of {dataset}: " in line]
-        recipe = RECIPES[HEADLINE, dataset]
+        recipe = recipe_of(None, dataset)
         for field in ("name", "epochs", "learning_rate", "momentum", "weight_decay", "schedule"):
             assert f"{field} {getattr(recipe, field)}" in line
         assert line.endswith("augmentation none.")

@@ -25,20 +25,20 @@ from effcnn_helpers.cli.recording import unfinished_dir
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import build_model
 from effcnn_helpers.paper import TABLE_3
-from effcnn_helpers.recipes import HEADLINE, RECIPES, Recipe, RunConfig, table_run
+from effcnn_helpers.recipes import RECIPES, Recipe, RunConfig, table_run
 from effcnn_helpers.records import all_runs, read_run, write_run
 
 pytestmark = pytest.mark.usefixtures("terminal_signals")
 
 DIGITS = [row.model for row in TABLE_3 if row.dataset == "mnist"]
-SMOKE = "constant,epochs=1/baseline/seed{},train=384,test=200"
+SMOKE = "settled,epochs=1/baseline/seed{},train=384,test=200"
 
 
 @pytest.fixture
 def small_sweep(tmp_path):
     """A function that sweeps 1.5K-DW, tiny runs, into a folder of its own."""
     def start(*selections: str, **changes) -> int:
-        options = dict(seeds=[0], recipe=HEADLINE, jobs=2, threads=1, profile="smoke", minutes=None,
+        options = dict(seeds=[0], recipe=None, jobs=2, threads=1, profile="smoke", minutes=None,
                        out=tmp_path)
         return sweep.sweep(list(selections) or ["1.5k-dw"], **{**options, **changes})
     return start
@@ -83,7 +83,7 @@ def test_whole_sweep_without_the_real_data_fails_and_says_why(
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(digits_folder))
     assert small_sweep(profile="full") == 1
     shown = capfd.readouterr()
-    assert "mnist/1.5k-dw/constant/baseline/seed0: failed" in shown.out
+    assert "mnist/1.5k-dw/settled/baseline/seed0: failed" in shown.out
     assert "error: runs of all images are recorded on the real mnist only" in shown.err
     assert "Traceback" not in shown.err
     assert list(all_runs(tmp_path)) == []
@@ -250,25 +250,25 @@ def estimate(config: RunConfig, root: Path) -> float:
 def test_estimate_follows_recorded_runs_and_what_is_left_of_a_checkpoint(
         write_record, digits, measured, tmp_path):
     config = table_run("7k", seed=5)
-    assert estimate(config, tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 50_000 * 1e-3 * 1.15)
+    assert estimate(config, tmp_path) == pytest.approx(sweep.START_SECONDS + 20 * 50_000 * 1e-3 * 1.15)
     write_record("7k", root=tmp_path)  # 1.5 seconds an epoch
-    assert estimate(config, tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 1.5 * 1.15)
+    assert estimate(config, tmp_path) == pytest.approx(sweep.START_SECONDS + 20 * 1.5 * 1.15)
 
     folder = unfinished_dir(config, digits.sha256)
     folder.mkdir(parents=True)
-    torch.save({}, folder / "ep9.pt")
+    torch.save({}, folder / "ep17.pt")
     assert estimate(config, tmp_path) == pytest.approx(sweep.START_SECONDS + 3 * 1.5 * 1.15)
 
 
 def test_estimate_passes_a_batch_as_often_as_the_techniques_do(write_record, measured, tmp_path):
     """SAM passes it twice, so a plain run says nothing of it, nor it of a plain run."""
     plain, sam = table_run("7k"), table_run("7k", techniques=("sam",))
-    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 2 * 12 * 50_000 * 1e-3 * 1.15)
+    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 2 * 20 * 50_000 * 1e-3 * 1.15)
     write_record("7k", root=tmp_path)
-    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 2 * 12 * 50_000 * 1e-3 * 1.15)
+    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 2 * 20 * 50_000 * 1e-3 * 1.15)
     write_record("7k", root=tmp_path, config={"techniques": ("sam",)}, train_seconds=120.0)
-    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 10 * 1.15)
-    assert estimate(plain, tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 1.5 * 1.15)
+    assert estimate(sam, tmp_path) == pytest.approx(sweep.START_SECONDS + 120 * 1.15)
+    assert estimate(plain, tmp_path) == pytest.approx(sweep.START_SECONDS + 20 * 1.5 * 1.15)
 
 
 def test_estimate_follows_the_usual_run_of_the_same_model(write_record, measured, tmp_path):
@@ -276,14 +276,14 @@ def test_estimate_follows_the_usual_run_of_the_same_model(write_record, measured
                                              ("7k-dw", 600.0)]):
         write_record(model, seed=seed, root=tmp_path, train_seconds=seconds)
     assert estimate(table_run("7k"), tmp_path) == pytest.approx(sweep.START_SECONDS + 24 * 1.15)
-    assert estimate(table_run("5k"), tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 50 * 1.15)
+    assert estimate(table_run("5k"), tmp_path) == pytest.approx(sweep.START_SECONDS + 20 * 50 * 1.15)
 
 
 def test_estimate_counts_the_images_and_epochs_of_each_run(write_record, measured, tmp_path):
     """A recorded run of 5,000 images and 3 epochs took 6 seconds: 0.4 ms an image."""
     write_record("7k", root=tmp_path, recipe={"epochs": 3}, config={"train_images": 5_000},
                  train_seconds=6.0)
-    assert estimate(table_run("7k"), tmp_path) == pytest.approx(sweep.START_SECONDS + 12 * 50_000 * 4e-4 * 1.15)
+    assert estimate(table_run("7k"), tmp_path) == pytest.approx(sweep.START_SECONDS + 20 * 50_000 * 4e-4 * 1.15)
     longer = table_run("7k", epochs=60)
     assert estimate(longer, tmp_path) == pytest.approx(sweep.START_SECONDS + 60 * 50_000 * 4e-4 * 1.15)
 

@@ -1,6 +1,7 @@
 import json
 import math
 import statistics
+from dataclasses import asdict
 
 import pytest
 
@@ -78,7 +79,8 @@ def test_table_4_judges_by_all_rows_of_its_model(write_record, tmp_path):
     gain = table_4("mnist", tmp_path).set_index("techniques").loc[[("swa",)], "gain"].item()
     runs, baseline = (table_runs("1.5k-dw", row, root=tmp_path) for row in (("swa",), ()))
     variance = (2 * statistics.variance([2.0, 2.4, 2.2]) + statistics.variance([1.0, 1.1])) / 3
-    assert gain == gain_over(runs, baseline, Spread(math.sqrt(variance), 3))
+    by_hand = gain_over(runs, baseline, Spread(math.sqrt(variance), 3))
+    assert vars(gain) == pytest.approx(vars(by_hand))
     assert gain.points == pytest.approx(2.2 - 1.05)
 
 
@@ -86,7 +88,7 @@ def test_a_table_of_another_recipe_takes_its_runs_alone(write_record, tmp_path, 
     for dataset in ("mnist", "cifar10"):
         monkeypatch.setitem(RECIPES, ("own", dataset), Recipe("own", epochs=3))
     write_record(wrong=200, root=tmp_path)
-    own = {"name": "own", "epochs": 3}
+    own = asdict(Recipe("own", epochs=3))
     write_record(wrong=100, root=tmp_path, recipe=own)
     write_record(wrong=70, root=tmp_path, recipe=own, config={"techniques": ("cutout",)})
     write_record("143k-dw", wrong=1_400, root=tmp_path, recipe=own,
@@ -157,6 +159,7 @@ def test_compare_with_paper_shows_the_rows_that_were_asked_for(write_record, tmp
 
 
 HELD_OUT = {"evaluate_on": "validation", "train_images": None}
+CONSTANT = {"name": "constant", "schedule": "constant", "rise": 0.0, "weight_decay": 0.0, "learning_rate": 0.1}
 
 
 def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, tmp_path):
@@ -165,11 +168,11 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
             ("1.5k-dw", "sgd", 0.1, 6, 200), ("25k", "sgd", 0.1, 6, 100),
             ("1.5k-dw", "adam", 0.01, 6, 150), ("25k", "adam", 0.01, 6, 50),
             ("25k", "sgd", 0.1, 12, 400)):
-        tried = {"optimizer": optimizer, "learning_rate": rate, "epochs": epochs}
+        tried = {**CONSTANT, "optimizer": optimizer, "learning_rate": rate, "epochs": epochs}
         write_record(model, wrong=wrong, root=tmp_path, recipe=tried, config=HELD_OUT)
     write_record("25k", wrong=9, root=tmp_path, recipe={"name": "own"}, config=HELD_OUT)
-    write_record("25k", wrong=1, root=tmp_path)  # a test run has no say
-    table = pilot_table("mnist", tmp_path)
+    write_record("25k", wrong=1, root=tmp_path, recipe=CONSTANT)  # a test run has no say
+    table = pilot_table("mnist", tmp_path, "constant")
     assert list(table.index) == [
         ("baseline", 12, "sgd", 0.1), ("baseline", 6, "adam", 0.01), ("baseline", 6, "sgd", 0.1)]
     assert table.iloc[1:].to_dict("records") == [{"1.5k-dw": 95.5, "25k": 96.5, "mean": 96.0},
@@ -179,17 +182,18 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
 
 
 def test_pilot_table_takes_a_run_with_swa_for_a_baseline_but_for_its_end(write_record, tmp_path):
-    write_record(wrong=200, root=tmp_path, recipe={"epochs": 8},
+    write_record(wrong=200, root=tmp_path, recipe={**CONSTANT, "epochs": 8},
                  config={"techniques": ("cutout", "swa"), **HELD_OUT})
-    table = pilot_table("mnist", tmp_path)
+    table = pilot_table("mnist", tmp_path, "constant")
     assert table["1.5k-dw"].to_dict() == {
         ("Cutout", 8, "sgd", 0.1): 92.0, ("Cutout + SWA", 8, "sgd", 0.1): 98.0}
 
 
-def test_pilot_table_is_of_the_recipe_that_is_asked_for(write_record, tmp_path):
+def test_pilot_table_is_of_the_recipe_that_is_asked_for(write_record, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, ("own", "mnist"), Recipe("own", epochs=4))
     write_record(wrong=200, root=tmp_path, config=HELD_OUT)
-    write_record(wrong=100, root=tmp_path, recipe={"name": "own", "epochs": 4}, config=HELD_OUT)
-    assert pilot_table("mnist", tmp_path)["mean"].to_list() == [95.0]
+    write_record(wrong=100, root=tmp_path, recipe={**CONSTANT, "name": "own", "epochs": 4}, config=HELD_OUT)
+    assert pilot_table("mnist", tmp_path)["mean"].to_list() == [98.0]
     assert pilot_table("mnist", tmp_path, "own")["mean"].to_list() == [96.0]
 
 
@@ -199,7 +203,7 @@ def test_pilot_table_takes_the_end_of_a_run_that_comes_to_rest_and_shows_its_wei
         write_record(wrong=wrong, root=tmp_path, recipe=falling | {"weight_decay": decay},
                      config={"techniques": ("swa",), **HELD_OUT})
     table = pilot_table("mnist", tmp_path, "settled")
-    assert table["1.5k-dw"].to_dict() == {("SWA", 8, "sgd", 0.1, 5e-4): 99.0, ("SWA", 8, "sgd", 0.1, 1e-4): 98.0}
+    assert table["1.5k-dw"].to_dict() == {("SWA", 8, "sgd", 0.3, 5e-4): 99.0, ("SWA", 8, "sgd", 0.3, 1e-4): 98.0}
 
 
 # Techniques

@@ -29,7 +29,7 @@ from effcnn_helpers.datasets import DataError, DatasetSpec, Images, dataset_from
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.machine import prepare, tune_allocator
 from effcnn_helpers.models import GapHead, build_model
-from effcnn_helpers.recipes import HEADLINE, RECIPES, Recipe, RunConfig
+from effcnn_helpers.recipes import LIVE, RECIPES, Recipe, RunConfig, recipe_of
 from effcnn_helpers.records import (
     SCHEMA_VERSION,
     RecordError,
@@ -327,9 +327,9 @@ def test_record_of_an_own_network_works_in_plots_and_tables(own_run, make_record
 
 def test_own_network_takes_techniques_and_the_tables_recipe(digits):
     network = own_network()
-    recipe = replace(RECIPES[HEADLINE, "mnist"], epochs=1)
+    recipe = replace(recipe_of(None, "mnist"), epochs=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, (HEADLINE, "mnist"), recipe)
+        patch.setitem(RECIPES, (recipe.name, "mnist"), recipe)
         record, trained = train_own(network, digits, techniques=("mixup", "blurpool"), train_images=64,
                                     test_images=50, threads=1)
     assert record.config == RunConfig("own", "mnist", recipe, ("blurpool", "mixup"), 0, 64, 50)
@@ -351,7 +351,7 @@ def test_own_network_learns_from_a_dataset_of_ones_own():
     assert record.correct == record.total == 30
     assert (record.config.dataset, record.data["source"]) == ("leaves", "made up")
     assert predict(trained, leaves.test, spec).shape == (30, 3)
-    with pytest.raises(EffcnnError, match=f"no recipe '{HEADLINE}' for leaves; the recipes are"):
+    with pytest.raises(EffcnnError, match=f"no recipe '{LIVE}' for leaves; the recipes are"):
         train_own(network, leaves)
 
 

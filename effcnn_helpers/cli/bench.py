@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import torch
-from torch import nn
 
 from .. import settings
 from ..batches import normalise
@@ -18,7 +17,7 @@ from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, rea
 from ..machine import cpu_name, describe_environment, describe_git, instructions, now, tune_allocator
 from ..paper import TABLE_3, TABLE_4_MODELS
 from ..recipes import dataset_of
-from ..records import read_network, table_runs
+from ..records import RunRecord, read_network, table_runs
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
 from .run import write_whole
 
@@ -46,7 +45,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
     tune_allocator()
     started, clock = now(), time.monotonic()
     datasets = {name: load_images(name) for name in TABLE_4_MODELS}
-    networks = {name: network_of(*name.split("/")) for name in names_of_networks(full)}
+    runs = {name: first_run(*name.split("/")) for name in names_of_networks(full)}
+    networks = {name: read_network(run) for name, run in runs.items()}
     roofs = ceilings(threads)
     plain = {f"{name}/eager": prepare("eager", network, torch.empty(0))
              for name, network in networks.items() if "/" not in name}
@@ -68,6 +68,7 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
         "ceilings": dict(zip(("gigaoperations_per_second", "gigabytes_per_second"),
                              (round(roof, 2) for roof in roofs), strict=True)),
         "environment": describe_environment(), "git": describe_git(), "started": started, "ended": now(),
+        "runs": {name: run.config.name for name, run in runs.items()},
         "sizes": {name: sizes(network, normalise(datasets[dataset_of(name)].train.x[:300], dataset_of(name)))
                   for name, network in networks.items() if "/" not in name and (full or name in SMALLEST)},
         "checks": checks, "rows": rows,
@@ -101,13 +102,13 @@ def names_of_networks(full: bool) -> list[str]:
     return [row.model for row in TABLE_3] + (changed if full else [])
 
 
-def network_of(model: str, techniques: str = "") -> nn.Module:
-    """The recorded network of a row, first seed. Raises EffcnnError, saying how to train it, when there is none."""
+def first_run(model: str, techniques: str = "") -> RunRecord:
+    """The recorded run of a row, first seed. Raises EffcnnError, saying how to train it, when there is none."""
     runs = table_runs(model, techniques.split("+") if techniques else ())
     if not runs:
         raise EffcnnError(f"no recorded run of {model}/{techniques or 'baseline'}; train it first: "
                          f"python -m effcnn_helpers sweep {model}{'/' + techniques if techniques else ''}")
-    return read_network(runs[0])
+    return runs[0]
 
 
 def check_outputs(variants: dict[str, Predict], dataset: ImageDataset, threads: int) -> list[dict]:

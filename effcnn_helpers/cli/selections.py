@@ -56,15 +56,19 @@ PILOTS: dict[tuple[str, str], list[Stage]] = {
 }
 
 
+def held_out(config: RunConfig) -> RunConfig:
+    """The same run, measured on held-out training images."""
+    return replace(config, evaluate_on="validation", train_images=None)
+
+
 LADDER_RUNS = {f"beyond-{budget}": [rung.config for rung in rungs] for budget, rungs in LADDERS.items()}
 LADDER_RUNS["beyond"] = [config for configs in LADDER_RUNS.values() for config in configs]
-LADDER_RUNS["pilot-beyond"] = [replace(config, evaluate_on="validation", train_images=None)
-                               for config in LADDER_RUNS["beyond"]]
+LADDER_RUNS["pilot-beyond"] = [held_out(config) for config in LADDER_RUNS["beyond"]]
 
 
 def pilot_runs(recipe: str | None, dataset: str) -> list[RunConfig]:
     """The validation runs that a recipe of a dataset, None: that of its tables, was chosen by (see PILOTS)."""
-    return [RunConfig(model, dataset, tried, techniques, evaluate_on="validation")
+    return [held_out(RunConfig(model, dataset, tried, techniques))
             for rows, recipes in PILOTS[recipe_of(recipe, dataset).name, dataset]
             for model, techniques in rows for tried in recipes]
 
@@ -79,7 +83,7 @@ def select(selections: list[str], seeds: list[int], recipe: str | None = None) -
     their own). recipe: for all of them; default: that of each dataset's tables. Raises EffcnnError for anything else.
     """
     rows: list[RunConfig] = []
-    pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == recipe_of(recipe, dataset).name}
+    pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == (recipe or recipe_of(None, dataset).name)}
     for selection in selections:
         row, at, epochs = selection.partition("@")
         model, _, techniques = row.partition("/")
