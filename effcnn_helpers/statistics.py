@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scipy.stats import t as student
@@ -11,18 +11,6 @@ from scipy.stats import t as student
 from .errors import EffcnnError
 from .paper import TEST_IMAGES
 from .records import RunRecord
-
-Accuracy = Callable[[RunRecord], float]
-
-
-def last_epoch(run: RunRecord) -> float:
-    """A run's accuracy in percent, as the tables give it."""
-    return run.accuracy_percent
-
-
-def fresh_statistics(run: RunRecord) -> float:
-    """Its accuracy in percent with fresh BatchNorm statistics (see RunRecord.fresh_percent)."""
-    return run.fresh_percent
 
 
 @dataclass(frozen=True)
@@ -57,9 +45,9 @@ def summarise(accuracies_percent: list[float]) -> Summary | None:
     return Summary(len(accuracies_percent), statistics.mean(accuracies_percent), spread)
 
 
-def summary_of(runs: list[RunRecord], accuracy: Accuracy = last_epoch) -> Summary | None:
+def summary_of(runs: list[RunRecord]) -> Summary | None:
     """The summary of recorded runs; None when there is none."""
-    return summarise([accuracy(run) for run in runs])
+    return summarise([run.accuracy_percent for run in runs])
 
 
 def binomial_se_percent(accuracy_percent: float, images: int = TEST_IMAGES) -> float:

@@ -10,7 +10,7 @@ from .models import model_of
 from .paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
 from .recipes import dataset_of, recipe_of
 from .records import RunRecord, all_runs, rows_of_model, table_runs
-from .statistics import fresh_statistics, gain_over, spread_of, summary_of, verdict
+from .statistics import gain_over, spread_of, summary_of, verdict
 from .techniques import labels_of
 
 PAPER_GAIN = "paper's gain"  # an f-string of Python 3.11 cannot hold the apostrophe
@@ -150,20 +150,6 @@ def combinations_in_one_line(root: Path | None = None) -> str:
         return f"no combination run yet; {paper}"
     ours = measured.loc[measured["ours"].map(lambda summary: summary.mean_percent).idxmax()]
     return f"our best of {len(measured)} combinations is {labels_of(ours['techniques'])} with {ours['ours']}; {paper}"
-
-
-def endings(runs: list[RunRecord]) -> pd.DataFrame:
-    """How much of each recorded run's accuracy is the luck of its last epoch: a row per run, percent.
-
-    Columns: techniques, seed, last epoch, last five epochs (lowest to highest), fresh statistics.
-    """
-    columns = ["techniques", "seed", "last epoch", "last five epochs", "fresh statistics"]
-    rows = []
-    for run in runs:
-        lately = [row["test_accuracy_percent"] for row in run.epochs[-5:]]
-        rows.append((labels_of(run.config.techniques), run.config.seed, run.accuracy_percent,
-                     f"{min(lately):.2f} to {max(lately):.2f}", fresh_statistics(run)))
-    return pd.DataFrame(rows, columns=columns).round(2)
 
 
 def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:

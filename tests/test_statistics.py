@@ -14,11 +14,9 @@ from effcnn_helpers.statistics import (
     Summary,
     binomial_se_percent,
     difference_of_means,
-    fresh_statistics,
     gain_over,
     half_width,
     joined,
-    last_epoch,
     paired_difference,
     spread_of,
     summarise,
@@ -41,11 +39,9 @@ def test_summary_of_a_row():
     assert several.sd_percent == pytest.approx(by_hand)
 
 
-def test_summary_of_runs_counts_the_accuracy_that_is_asked_for(make_record):
-    runs = [make_record(wrong=wrong, fresh_correct=fresh)
-            for wrong, fresh in ((200, 9_850), (100, 9_870))]
-    assert summary_of(runs) == summary_of(runs, last_epoch) == summarise([98.0, 99.0])
-    assert summary_of(runs, fresh_statistics) == summarise([98.5, 98.7])
+def test_summary_of_runs_is_by_their_last_epoch(make_record):
+    runs = [make_record(wrong=wrong, fresh_correct=9_900) for wrong in (200, 100)]
+    assert summary_of(runs) == summarise([98.0, 99.0])
     assert summary_of([]) is None
 
 
@@ -273,10 +269,6 @@ def test_more_seeds_make_a_gain_surer(make_record):
 def test_gain_without_a_spread_is_not_judged(make_record):
     gain = gain_over([make_record(wrong=100)], [make_record(wrong=900)], None)
     assert (str(gain), gain.effect) == ("+8.00 ± ?", "within noise")
-
-
-def test_fresh_statistics_are_a_share_of_the_test_images(make_record):
-    assert fresh_statistics(make_record(fresh_correct=9_870)) == pytest.approx(98.7)
 
 
 def test_gain_of_runs_on_other_images_is_refused(make_record):

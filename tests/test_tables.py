@@ -13,7 +13,6 @@ from effcnn_helpers.tables import (
     combinations_in_one_line,
     compare_technique,
     compare_with_paper,
-    endings,
     in_one_line,
     pilot_table,
     table_3,
@@ -242,14 +241,6 @@ def test_table_5_begins_with_the_baseline(tmp_path):
     table = table_5(tmp_path)
     assert list(table["techniques"]) == [(), *TABLE_5]
     assert table["paper"][0] == TABLE_4[()]["cifar10"]
-
-
-def test_endings_shows_the_last_epoch_the_range_before_it_and_fresh_statistics(make_record):
-    """The last five epochs of these records are 12, 9, 6, 3 and 0 points below their end."""
-    [row] = endings([make_record(wrong=200, seed=1, fresh_correct=9_850)]).to_dict("records")
-    assert row == {"techniques": "baseline", "seed": 1, "last epoch": 98.0,
-                   "last five epochs": "86.00 to 98.00", "fresh statistics": 98.5}
-    assert list(endings([]).columns) == list(row)
 
 
 def test_combinations_in_one_line_names_the_best_of_ours_and_the_papers(write_record, tmp_path):
