@@ -9,7 +9,7 @@ from .latency import latency_path, passes_by_model, read_latency
 from .models import model_of
 from .paper import TABLE_3, TABLE_4, TABLE_4_MODELS, TABLE_5
 from .recipes import dataset_of, recipe_of
-from .records import RunRecord, all_runs, rows_of_model, table_runs
+from .records import all_runs, rows_of_model, table_runs
 from .statistics import gain_over, spread_of, summary_of, verdict
 from .techniques import labels_of
 
