@@ -156,7 +156,8 @@ def test_all_test_images_are_answered_as_by_the_trained_network(model, technique
         pytest.skip("needs EFFCNN_DATA_DIR with the real data")
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(real_data_dir))
     images = load_images(dataset)
-    [first, *_] = table_runs(model, techniques, root=RECORDED)
+    # By the recipe whose networks the limit was measured on; int8 of settled stacks with blocks loses more.
+    [first, *_] = table_runs(model, techniques, "constant", root=RECORDED)
     network = read_network(first, RECORDED)
     wanted = logits_in_torch(network, dataset, images.test.x)
     logits = {kind: logits_in_c(write_c(network, dataset, tmp_path / kind, images.train.x[:500], kind), kind,

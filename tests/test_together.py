@@ -43,7 +43,7 @@ def test_two_processes_make_one_record_that_its_weights_bear_out(launch, digits,
     assert "status 0" in printed and printed.count("epoch 1 ") == printed.count("recorded: ") == 1, printed
     [record] = all_runs(tmp_path)
     assert record.config.recipe.processes == 2
-    assert record.config.name == "mnist/1.5k-dw/constant,epochs=1,processes=2/baseline/seed0,train=384,test=200"
+    assert record.config.name == "mnist/1.5k-dw/settled,epochs=1,processes=2/baseline/seed0,train=384,test=200"
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["run.json", "weights.safetensors"]
     test = digits.test.first(200)
     wrong = (predict(read_network(record, tmp_path), test, "mnist").argmax(dim=1) != test.y).nonzero().flatten()
@@ -161,7 +161,7 @@ def test_a_record_says_how_many_processes_trained_it(make_record, write_record):
     for record in (alone, shared):
         assert record_from_json(record_to_json(record)) == record
         assert config_from(values_of(record.config)) == record.config
-    assert shared.config.name == "mnist/1.5k-dw/constant,processes=2/baseline/seed0"
+    assert shared.config.name == "mnist/1.5k-dw/settled,processes=2/baseline/seed0"
     for record in (alone, shared):
         write_record(recipe={"processes": record.config.recipe.processes})
     assert [run.config.recipe.processes for run in runs_of_row(table_run("1.5k-dw"))] == [1]
