@@ -66,17 +66,20 @@ def digits_ladder(model: str) -> tuple[Rung, ...]:
                  ("averaged weights", {"average": 1.0}, True))
 
 
-# By the budget of parameters. What comes after the recipe is another architecture, then a teacher.
+# By the budget of parameters, as decided before any of their runs on test images. A rung that is not kept is shown for
+# what it brings or costs: the last of "143k" is the paper's own architecture, trained as the best of ours.
 LADDERS: dict[str, tuple[Rung, ...]] = {
     "1.5k": digits_ladder("1.5k-dw"),
     "7k": digits_ladder("7k"),
     "25k": digits_ladder("25k"),
     "143k": climb(table_run("143k-dw", recipe="settled"),
+                  ("half the bits in training", {"precision": "bfloat16"}, True),
                   ("flips and crops", {"augmentation": ("flip", "crop")}, True),
+                  ("no depthwise layers", {"model": "143k"}, True),
                   ("BlurPool", {"techniques": ("blurpool",)}, True),
+                  ("residual blocks", {"model": "142k-res"}, True),
                   ("a hole in each image", {"augmentation": ("flip", "crop", "hole")}, False),
-                  ("label smoothing", {"techniques": ("blurpool", "label_smoothing")}, True),
+                  ("label smoothing", {"techniques": ("blurpool", "label_smoothing")}, False),
                   ("three times the epochs", {"epochs": 60}, True),
-                  ("averaged weights", {"average": 1.0}, True),
-                  ("no depthwise layers", {"model": "143k"}, True)),
+                  ("no residual blocks", {"model": "143k"}, False)),
 }

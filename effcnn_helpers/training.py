@@ -1,10 +1,11 @@
 """Training through Composer's Trainer: a RunConfig, or a network of your own, in; a RunRecord and the network out."""
 
+import contextlib
 import copy
 import functools
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     try:
         # A run killed after its last checkpoint has nothing left to train.
         if trainer.state.timestamp.epoch.value < config.epochs:
-            with folded(network), warnings.catch_warnings():
+            with folded(network), in_precision(network, config.recipe.precision), warnings.catch_warnings():
                 # Blended labels sum to 1 but for rounding.
                 warnings.filterwarnings("ignore", "Some targets have less than 1 total probability")
                 trainer.fit()
@@ -203,6 +204,31 @@ def measured(config: RunConfig, network: nn.Module, dataset: ImageDataset, test_
         train_seconds=0.0,
         resumed=False,
     )
+
+
+@contextlib.contextmanager
+def in_precision(network: nn.Module, precision: str) -> Iterator[None]:
+    """While inside, a network in training mode computes in the recipe's precision where torch's autocast allows it.
+
+    Its logits are float32 all the same, and so is BlurPool: torch is slow at the gradient of its filters in bfloat16.
+    Composer's Trainer has this for GPUs alone.
+    """
+    from composer.algorithms.blurpool.blurpool_layers import BlurMaxPool2d
+
+    def call(layer: nn.Module, forward: Callable, lowered: bool, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered and layer.training):
+            return forward(x if lowered else x.float()).float()
+
+    layers = {network: True, **{layer: False for layer in network.modules() if isinstance(layer, BlurMaxPool2d)}}
+    if precision == "float32":
+        layers = {}
+    for layer, lowered in layers.items():
+        layer.forward = functools.partial(call, layer, layer.forward, lowered)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def whole_batch(batch, microbatch_size) -> list:

@@ -39,8 +39,10 @@ from effcnn_helpers.records import (
     weight_bytes,
     write_run,
 )
+from effcnn_helpers.techniques import add_to_network
 from effcnn_helpers.training import (
     fresh_correct,
+    in_precision,
     last_whole_checkpoint,
     predict,
     split_for,
@@ -126,7 +128,9 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int,
             rate = next(rates)
             for group in update.param_groups:
                 group["lr"] = rate
-            logits = network(x)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = network(x)
+            logits = logits.float()
             loss = nn.functional.cross_entropy(logits, y)
             if teacher:
                 wanted = teacher(x).detach().div(4).softmax(dim=1)
@@ -154,6 +158,7 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int,
            schedule="linear"),
     Recipe("augmented", epochs=2, rise=0.5, augmentation=("flip", "hole")),
     Recipe("averaged", epochs=2, average=0.5),
+    Recipe("lowered", epochs=2, precision="bfloat16"),
 ], ids=lambda recipe: recipe.name)
 def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digits):
     """Composer's Trainer against a loop in PyTorch alone: the same weights and losses, within 1e-6.
@@ -179,6 +184,24 @@ def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digit
     steps = len(BatchLoader(digits.train.first(300), "mnist", recipe.batch_size))
     assert [row["learning_rate"] for row in record.epochs] == pytest.approx(
         rates_by_hand(recipe, 2 * steps)[::steps])
+
+
+@pytest.mark.parametrize("precision, lowered", [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_precision_is_that_of_training_alone_and_of_all_but_blurpool(precision, lowered):
+    network = add_to_network(build_model("25k"), ("blurpool",)).train()
+    seen = {}
+    for name in ("conv2.conv", "maxpool1", "conv3.conv"):
+        network.get_submodule(name).register_forward_hook(
+            lambda layer, x, y, name=name: seen.update({name: y.dtype}))
+    x = torch.randn(4, 1, 28, 28)
+    with pytest.raises(KeyboardInterrupt), in_precision(network, precision):
+        assert network(x).dtype == torch.float32
+        assert seen == {"conv2.conv": lowered, "maxpool1": torch.float32, "conv3.conv": lowered}
+        network.eval()(x)
+        assert set(seen.values()) == {torch.float32}
+        raise KeyboardInterrupt
+    network.train()(x)
+    assert set(seen.values()) == {torch.float32} and not torch.is_autocast_enabled("cpu")
 
 
 def test_student_learns_from_labels_and_from_its_teachers_answers(tiny, digits):
