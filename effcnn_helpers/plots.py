@@ -319,6 +319,31 @@ def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def plot_climb(table: pd.DataFrame, ax: Axes, paper: float) -> Axes:
+    """A ladder from its foot up: the accuracy after each rung and what it gained; hollow where it was not kept.
+
+    table: as from ladder.ladder_table. paper: the paper's best (%) within this budget of parameters.
+    """
+    done = table[[row is not None for row in table["ours"]]]
+    percents = [row.mean_percent for row in done["ours"]]
+    kept = [(percent, place) for percent, place in zip(percents, done.index, strict=True) if done["kept"][place]]
+    ax.plot([percent for percent, _ in kept], [place for _, place in kept], color="0.7", linewidth=1)
+    labelled = set()
+    for place, percent in zip(done.index, percents, strict=True):
+        entry, gain = model_of(done["model"][place]), done["gain"][place]
+        ax.plot(percent, place, "o", color=entry.color, markerfacecolor=entry.color if done["kept"][place] else "white",
+                label=None if entry.name in labelled else entry.label, markersize=9)
+        labelled.add(entry.name)
+        if gain is not None:
+            ax.annotate(f"{gain.points:+.2f}", (percent, place), textcoords="offset points", xytext=(9, -4), fontsize=9)
+    ax.axvline(paper, color="0.3", linestyle=":", label=f"the paper's best: {paper:.2f} %")
+    ax.set(yticks=table.index, yticklabels=table["change"], xlabel="Test accuracy (%)", ylabel="",
+           title="What each change brings", ylim=(-0.5, len(table) - 0.5))
+    ax.margins(x=0.12)
+    ax.legend(fontsize=9, loc="upper left")
+    return ax
+
+
 def label_log_axis(axis: Axis) -> None:
     """Plain numbers at 1, 2 and 5 times each power of ten, nothing in between."""
     axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))

@@ -17,6 +17,7 @@ from effcnn_helpers.plots import (
     draw_convolution_costs,
     label_of,
     plot_against_paper,
+    plot_climb,
     plot_curves,
     plot_gains,
     plot_ladder,
@@ -29,6 +30,7 @@ from effcnn_helpers.plots import (
     use_style,
 )
 from effcnn_helpers.recipes import PROFILES
+from effcnn_helpers.statistics import Gain, summarise
 from effcnn_helpers.tables import table_3, table_4
 from effcnn_helpers.techniques import TECHNIQUES, Technique
 
@@ -185,6 +187,21 @@ def test_ladder_holds_accuracy_against_parameters(two_rows, ax):
     assert list(ours.get_ydata()) == pytest.approx([99.34, 98.3])
     assert ax.get_xscale() == "log"
     assert [text.get_text() for text in ax.texts] == list(two_rows["model"])
+
+
+def test_climb_has_a_place_for_each_rung_and_hollow_ones_for_what_was_not_kept(ax):
+    table = pd.DataFrame({
+        "change": ["start", "longer", "holes", "wider"], "kept": [True, True, False, True],
+        "model": ["7k", "7k", "7k", "25k"], "ours": [summarise([98.0]), summarise([99.0]), summarise([98.5]), None],
+        "gain": [None, Gain(1.0, 0.1, 5), Gain(-0.5, 0.1, 5), None]})
+    assert plot_climb(table, ax, 98.7) is ax
+    path, *dots, line = ax.lines
+    assert path.get_xydata().tolist() == [[98.0, 0], [99.0, 1]]
+    assert [dot.get_xydata().tolist() for dot in dots] == [[[98.0, 0]], [[99.0, 1]], [[98.5, 2]]]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    assert [text.get_text() for text in ax.texts] == ["+1.00", "-0.50"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["start", "longer", "holes", "wider"]
+    assert legend_of(ax) == ["7K", "the paper's best: 98.70 %"] and line.get_xdata() == [98.7, 98.7]
 
 
 @pytest.mark.parametrize("plot", [plot_against_paper, plot_ladder])

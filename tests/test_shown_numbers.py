@@ -10,6 +10,7 @@ import pytest
 
 from effcnn_helpers.cli.results import report
 from effcnn_helpers.datasets import DATASETS
+from effcnn_helpers.ladder import goals_table, ladder_table, worded_ladder
 from effcnn_helpers.maintain.figures import RESULTS
 from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
 from effcnn_helpers.tables import (
@@ -142,6 +143,15 @@ def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
             of_models |= dict(re.findall(r"([\d.]+K(?:-DW)?): ours (.*?), paper", text))
     expected = {model: row["ours (%)"] for dataset in DATASETS for model, row in worded(table_3(dataset)).iterrows()}
     assert of_models == expected, "make refresh"
+
+
+def test_ladders_and_goals_in_notebook_16_are_those_of_the_recorded_runs():
+    expected = {"network": [worded_ladder(ladder_table(budget)) for budget in ("143k", "1.5k")],
+                "aim: any architecture": [goals_table()]}
+    for heading, tables in expected.items():
+        shown = [html_rows(html)[2:] for path, html in tables_with(heading) if path.name.startswith("16")]
+        assert shown == [[[name, *cells] for name, cells in zip(table.index, table.values.tolist(), strict=True)]
+                         for table in tables], "make refresh"
 
 
 def test_a_stale_number_turns_the_suite_red(tmp_path, monkeypatch):

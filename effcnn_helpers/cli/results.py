@@ -5,6 +5,7 @@ import json
 import pandas as pd
 from tabulate import tabulate
 
+from ..ladder import GOALS, goals_table, ladder_table, worded_ladder
 from ..latency import latency_path, read_latency
 from ..recipes import RECIPES, knobs_of, recipe_of
 from ..tables import table_3, table_4, table_5, worded, worded_seconds, worded_techniques
@@ -14,7 +15,8 @@ Ours: mean ± standard deviation over n seeds, last epoch, all 10,000 test image
 Gain: over all of the baseline's runs, ± half the width of its 95 % interval (Student's t); an effect is a gain
 or a loss where the interval does not hold 0. Verdicts and gains take the luck of the seeds into account by a
 spread that is pooled over rows with several seeds: in Table 3 over the models of the same images, in Tables 4
-and 5 over the rows of the same images. If no technique did anything, one in twenty would still show an effect."""
+and 5 over the rows of the same images. If no technique did anything, one in twenty would still show an effect.
+Beyond the paper: each change's gain is over the highest row above it that was kept; in brackets: not kept."""
 
 
 def results(format: str) -> int:
@@ -25,19 +27,24 @@ def results(format: str) -> int:
 
 def report(format: str) -> str:
     """The paper's tables with ours beside them, and what they rest on, as `results` prints them."""
+    ladders = {goal.parameters: ladder_table(budget) for budget, goal in GOALS.items()}
     halves = {"MNIST": table_3("mnist"), "CIFAR-10": table_3("cifar10")}
     tables = {
         **{f"Table 3, {half} half": table for half, table in halves.items()},
         "Table 4, MNIST half: techniques on 1.5K-DW": table_4("mnist"),
         "Table 4, CIFAR-10 half: techniques on 143K-DW": table_4("cifar10"),
         "Table 5, CIFAR-10: combinations on 143K-DW": table_5(),
+        **{f"Beyond the paper, {parameters:,} parameters": table for parameters, table in ladders.items()
+           if table["gain"].notna().any()},
     }
     if format == "json":
         return json.dumps({title: json.loads(plain(table).to_json(orient="records"))
                            for title, table in tables.items()}, indent=1)
     heading, style = ("**{}**", "github") if format == "markdown" else ("{}", "simple")
-    texts = {title: worded_techniques(table) if "techniques" in table else worded(table)
+    words = {"techniques": worded_techniques, "change": worded_ladder, "depthwise": worded}  # by what a table has
+    texts = {title: next(word for column, word in words.items() if column in table)(table)
              for title, table in tables.items()}
+    texts["Beyond the paper: what each budget is to reach"] = goals_table()
     texts["Table 3: seconds"] = worded_seconds(pd.concat(halves.values()))
     parts = []
     for title, text in texts.items():
