@@ -103,6 +103,7 @@ def compiled(runtime: str, network: nn.Module, examples: torch.Tensor) -> Predic
         with fresh_inductor_cache():  # without it, a second compiling takes a fraction of the first one
             try:
                 if runtime == "compile":
+                    torch.compiler.reset()  # else a network of the same layers takes over what is there
                     faster = torch.compile(network, dynamic=True, options=FOLDED)
                     predict = in_torch(faster, torch.contiguous_format)
                     predict(examples)

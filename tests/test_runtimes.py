@@ -63,6 +63,9 @@ def test_compiled_network_gives_the_classes_of_eager_pytorch(runtime, digits):
     assert torch.equal(found.argmax(dim=1), logits.argmax(dim=1))
     torch.testing.assert_close(predict(x[:1]), logits[:1], atol=1e-4, rtol=1e-4, msg="an image alone")
     torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4, msg="an earlier result is not written over")
+    # A second network of the same layers is compiled, too.
+    with inductor.patch({"cpp.cxx": ("no compiler",)}), pytest.raises(RuntimeMissingError):
+        prepare(runtime, build_network(table_run("1.5k-dw")), x[:8])
 
 
 @pytest.mark.parametrize("runtime", COMPILED)
