@@ -5,10 +5,12 @@ with the embedded sample, no recorded run at all and a single thread. The compar
 the committed outputs both times, so they can depend on the code alone.
 """
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
@@ -112,6 +114,55 @@ def test_notebook_has_the_series_form(path):
     assert "**Predict" in everything and "## Questions" in everything and "check(" in everything
     assert "notebook.headline(" in everything
     assert (path.parent / "solutions" / f"{path.stem}_solutions.ipynb").exists()
+
+
+def blocks(block: symtable.SymbolTable) -> list[symtable.SymbolTable]:
+    """A block of code (module, function, class, …) and all blocks inside it."""
+    return [block, *(inner for child in block.get_children() for inner in blocks(child))]
+
+
+def names_taken_from_pictures(codes: list[str]) -> list[tuple[str, str]]:
+    """(function, name) where `touch` moves the function, and a later cell assigns a global name that it reads.
+
+    Also names read by the functions and classes of the notebook that it uses. They are read at every move, so a
+    learner who has run the whole notebook would move another picture. Importing a module again is harmless.
+    """
+    modules = [symtable.symtable(code, "cell", "exec") for code in codes]
+    assigned = [{symbol.get_name() for block in blocks(module) for symbol in block.get_symbols()
+                 if symbol.is_assigned() and (block is module or symbol.is_declared_global())} for module in modules]
+    defined: dict[str, symtable.SymbolTable] = {}
+    taken = []
+    for place, code in enumerate(codes):
+        defined |= {child.get_name(): child for child in modules[place].get_children()}
+        for call in ast.walk(ast.parse(code)):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "touch"):
+                continue
+            moved = call.args[0].id
+            read, ahead = set(), {moved}
+            while ahead:
+                read |= ahead
+                inside = [block for name in ahead & set(defined) for block in blocks(defined[name])]
+                ahead = {symbol.get_name() for block in inside for symbol in block.get_symbols()
+                         if symbol.is_global() and symbol.is_referenced()} - read
+            taken += [(moved, name) for name in sorted(read & set().union(*assigned[place + 1:]))]
+    return taken
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+def test_no_later_cell_takes_a_name_from_a_moving_picture(path):
+    assert names_taken_from_pictures([cell.source for cell in code_cells(path)]) == []
+
+
+@pytest.mark.parametrize("later, taken", [
+    ("rate = 1", ["rate"]), ("for rate in (1, 2): pass", ["rate"]), ("def height(): return 2", ["height"]),
+    ("def set_it():\n    global rate\n    rate = 2", ["rate"]), ("def draw(step=1): pass", ["draw"]),
+    ("def other():\n    rate = 2", []), ("step = width = 1", []), ("import math", []), ("rates['b'] = 2", []),
+])
+def test_a_name_taken_from_a_moving_picture_is_found(later, taken):
+    """Also one that a comprehension reads, in a function that the picture's own calls."""
+    before = ["import math\nrate, rates, width = 0, {}, 3", "def height():\n    return [rate * n for n in rates]",
+              "def draw(step=width):\n    print(math.pi, height(), step)", "rate = 0.5\ntouch(draw, step=(0, width))"]
+    assert names_taken_from_pictures([*before, later]) == [("draw", name) for name in taken]
 
 
 def test_first_cell_is_the_same_everywhere_and_names_the_repository():
