@@ -220,3 +220,12 @@ def gain_over(runs: list[RunRecord], baseline: list[RunRecord], spread: Spread |
         return None
     points, images = difference_of_means(runs, baseline)
     return Gain(points, *joined(images, spread, 1 / len(runs) + 1 / len(baseline)))
+
+
+def gain_of_readings(percent: float, baseline_percent: float) -> Gain:
+    """The difference of two accuracies of the paper, one run each on its 10,000 test images.
+
+    Its standard error is that of the images alone: how far seeds lie apart, the paper does not say.
+    """
+    error = math.hypot(binomial_se_percent(percent), binomial_se_percent(baseline_percent))
+    return Gain(percent - baseline_percent, error, math.inf)

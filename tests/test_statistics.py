@@ -14,6 +14,7 @@ from effcnn_helpers.statistics import (
     Summary,
     binomial_se_percent,
     difference_of_means,
+    gain_of_readings,
     gain_over,
     half_width,
     joined,
@@ -274,6 +275,16 @@ def test_gain_without_a_spread_is_not_judged(make_record):
 def test_gain_of_runs_on_other_images_is_refused(make_record):
     with pytest.raises(EffcnnError, match="measured on different images"):
         gain_over([make_record(config={"evaluate_on": "validation"})], [make_record()], None)
+
+
+def test_gain_of_the_papers_readings_is_by_the_test_images_alone():
+    """143K with depthwise convolutions and without."""
+    gain = gain_of_readings(79.90, 81.57)
+    assert (str(gain), gain.effect) == ("-1.67 ± 1.09", "loss")
+    # Both have 10,000 images: their variances add.
+    assert gain.error == pytest.approx(math.sqrt(79.90 * 20.10 / 10_000 + 81.57 * 18.43 / 10_000))
+    with pytest.raises(EffcnnError, match="an accuracy is None"):
+        gain_of_readings(TABLE_4[("blurpool", "squeeze_excite", "swa")]["cifar10"], 79.90)
 
 
 @pytest.mark.parametrize("correct, images", [(0, 20), (20, 20), (7, 20), (159, 200), (9_834, 10_000)])
