@@ -213,6 +213,9 @@ def in_precision(network: nn.Module, precision: str) -> Iterator[None]:
     Its logits are float32 all the same, and so is BlurPool: torch is slow at the gradient of its filters in bfloat16.
     Composer's Trainer has this for GPUs alone.
     """
+    if precision == "float32":
+        yield
+        return
     from composer.algorithms.blurpool.blurpool_layers import BlurMaxPool2d
 
     def call(layer: nn.Module, forward: Callable, lowered: bool, x: torch.Tensor) -> torch.Tensor:
@@ -220,8 +223,6 @@ def in_precision(network: nn.Module, precision: str) -> Iterator[None]:
             return forward(x if lowered else x.float()).float()
 
     layers = {network: True, **{layer: False for layer in network.modules() if isinstance(layer, BlurMaxPool2d)}}
-    if precision == "float32":
-        layers = {}
     for layer, lowered in layers.items():
         layer.forward = functools.partial(call, layer, layer.forward, lowered)
     try:

@@ -22,7 +22,7 @@ from ..machine import prepare
 from ..models import build_model, model_of
 from ..recipes import PROFILES, RunConfig, shortened
 from ..records import RunRecord, all_runs, read_run, recorded_dir
-from ..training import last_whole_checkpoint
+from ..training import in_precision, last_whole_checkpoint
 from .recording import unfinished_dir
 from .selections import select
 from .worker import BUSY
@@ -187,9 +187,12 @@ def estimates(configs: list[RunConfig], root: Path, threads: int) -> dict[RunCon
 
 
 def usual(recorded: list[RunRecord], config: RunConfig) -> float:
-    """The median seconds per image of recorded runs with the same model and passes per batch; 0 without any."""
+    """The median seconds per image of recorded runs that compute alike; 0 without any."""
+    def work(config: RunConfig) -> tuple:
+        return config.model, config.passes, config.recipe.precision
+
     found = [run.train_seconds / len(run.epochs) / (run.config.train_images or 50_000) for run in recorded
-             if (run.config.model, run.config.passes) == (config.model, config.passes)]
+             if work(run.config) == work(config)]
     return statistics.median(found) if found else 0.0
 
 
@@ -200,8 +203,9 @@ def seconds_per_image(config: RunConfig, threads: int, steps: int = 10) -> float
     network = build_model(config.model).to(memory_format=torch.channels_last)
     x = torch.randn(config.recipe.batch_size, *model_of(config.model).image_shape)
     y = torch.zeros(config.recipe.batch_size, dtype=torch.long)
-    for step in range(steps + 3):
-        if step == 3:
-            start = time.perf_counter()
-        nn.functional.cross_entropy(network(x), y).backward()
+    with in_precision(network, config.recipe.precision):
+        for step in range(steps + 3):
+            if step == 3:
+                start = time.perf_counter()
+            nn.functional.cross_entropy(network(x), y).backward()
     return (time.perf_counter() - start) / steps / config.recipe.batch_size
