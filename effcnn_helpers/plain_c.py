@@ -332,9 +332,10 @@ class Source:
     def sigmoid(self) -> str:
         if not self.int8:
             return self.each_channel("q[c] = 1.0f / (1.0f + expf(-p[c]));")
-        at = self.step.x.unit * np.arange(-128, 128)
+        x = self.step.x  # which of gates that are always open is never negative, so uint8_t
+        at = x.unit * np.arange(x.low, x.high + 1)
         table = self.array(f"{self.name}_table", np.round(1 / (1 + np.exp(-at)) / SIGMOID_UNIT), "uint8_t")
-        return self.each_channel(f"q[c] = {table}[p[c] + 128];")
+        return self.each_channel(f"q[c] = {table}[p[c] + {-x.low}];")
 
     def scale(self) -> str:
         return self.affine("p[c] * by[c]", self.step.by.unit, self.step.by.high)
