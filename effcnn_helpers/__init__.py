@@ -11,8 +11,8 @@
 - `records`: what a run left, written and read back.
 - `own`: images of your own, trained on within a budget; `sources`, `findings`, `pictures`: how they
   are found, checked, converted.
-- `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `ladder`: from there to a much
-  better network of the same size; `plots`: one look.
+- `statistics`: spreads, verdicts, gains; `tables`: the paper's tables with ours; `scorecard`: its claims, one by one;
+  `ladder`: from there to a much better network of the same size; `plots`: one look.
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `lowering`: a
   network as a few plain steps; `plain_c`: the same weights as C without dependencies; `export`: a
   trained run as files for any of them; `footprint`: what it takes there in bytes, memory and time.

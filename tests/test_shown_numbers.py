@@ -13,6 +13,7 @@ from effcnn_helpers.datasets import DATASETS
 from effcnn_helpers.ladder import goals_table, ladder_table, worded_ladder
 from effcnn_helpers.maintain.figures import RESULTS
 from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
+from effcnn_helpers.scorecard import scorecard
 from effcnn_helpers.tables import (
     combinations_in_one_line,
     compare_technique,
@@ -127,6 +128,13 @@ def test_tables_of_combinations_show_the_recorded_accuracies():
     shown = [html_rows(html)[2:] for path, html in tables_with("our gain") if path.stem == "14_combinations"]
     assert shown and all(table in expected for table in shown), "make refresh"
     assert all(table in shown for table in expected)
+
+
+def test_scorecard_in_notebook_14_is_that_of_the_recorded_runs():
+    expected = scorecard()
+    [html] = [html for path, html in tables_with("stands in") if path.stem == "14_combinations"]
+    assert html_rows(html)[2:] == [
+        [claim, *cells] for claim, cells in zip(expected.index, expected.values.tolist(), strict=True)], "make refresh"
 
 
 def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
