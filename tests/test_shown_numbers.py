@@ -154,7 +154,7 @@ def test_headlines_of_the_notebooks_show_the_recorded_accuracies():
 
 
 def test_ladders_and_goals_in_notebook_16_are_those_of_the_recorded_runs():
-    expected = {"network": [worded_ladder(ladder_table(budget)) for budget in ("143k", "1.5k")],
+    expected = {"effect": [worded_ladder(ladder_table(budget)) for budget in ("143k", "1.5k")],
                 "aim: any architecture": [goals_table()]}
     for heading, tables in expected.items():
         shown = [html_rows(html)[2:] for path, html in tables_with(heading) if path.name.startswith("16")]
