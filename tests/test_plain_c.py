@@ -170,7 +170,7 @@ def test_all_test_images_are_answered_as_by_the_trained_network(model, technique
     network = read_network(first, RECORDED)
     wanted = logits_in_torch(network, dataset, images.test.x)
     logits = {kind: logits_in_c(write_c(network, dataset, tmp_path / kind, images.train.x[:500], kind), kind,
-                                images.test.x, ["-O3"]) for kind in KINDS}
+                                images.test.x, ["-O3", "-march=native"]) for kind in KINDS}
     correct = {kind: (found.argmax(dim=1) == images.test.y).sum().item() for kind, found in logits.items()}
     differ = logits["float32"].argmax(dim=1) != wanted.argmax(dim=1)
     best = wanted.topk(2).values
