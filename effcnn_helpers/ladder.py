@@ -23,6 +23,21 @@ class Rung:
     kept: bool = True
 
 
+@dataclass(frozen=True)
+class Ladder:
+    """Rungs within a budget of parameters, from the bottom, and what they are to reach, in percent of the test images.
+
+    paper: the paper's best by its networks of this size, with whatever techniques. own: to be reached by one of the
+    paper's architectures, trained better. any: by any architecture.
+    """
+
+    parameters: int
+    paper: float
+    own: float
+    any: float
+    rungs: tuple[Rung, ...]
+
+
 def climb(start: RunConfig, *steps: tuple[str, dict, bool]) -> tuple[Rung, ...]:
     """The rungs of a ladder. steps: (change in words, changed fields of the recipe and the run, kept)."""
     rungs = [Rung("the tables' recipe", start)]
@@ -44,7 +59,7 @@ def ladder_table(budget: str, root: Path | None = None) -> pd.DataFrame:
     rung below; Gain or None).
     The spread between seeds is that of all recorded rows of the dataset whose rate falls to 0.
     """
-    rungs = LADDERS[budget]
+    rungs = LADDERS[budget].rungs
     recorded = {rung: runs_of_row(rung.config, root) for rung in rungs}
     spread = spread_of(rows_at_rest(rungs[0].config.dataset, root))
     rows = []
@@ -79,37 +94,24 @@ def worded_ladder(table: pd.DataFrame) -> pd.DataFrame:
     }).set_index("change")
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a budget of parameters is to reach, in percent of the test images.
-
-    parameters: the budget. paper: the paper's best within it, with whatever techniques. own: by one of the paper's
-    architectures, trained better. any: by any architecture.
-    """
-
-    parameters: int
-    paper: float
-    own: float
-    any: float
-
-
 def goals_table(root: Path | None = None) -> pd.DataFrame:
     """How far each ladder has come, worded: its highest kept rung, and the highest by one of the paper's networks."""
     rows = []
-    for budget, goal in GOALS.items():
-        kept = [rung.config for rung in LADDERS[budget] if rung.kept]
+    for ladder in LADDERS.values():
+        kept = [rung.config for rung in ladder.rungs if rung.kept]
         reached = {"own": [config for config in kept if model_of(config.model).paper], "any": kept}
-        row = {"parameters": f"≤ {goal.parameters:,}", "paper's best (%)": f"{goal.paper:.2f}"}
+        row = {"parameters": f"≤ {ladder.parameters:,}", "paper's best (%)": f"{ladder.paper:.2f}"}
         for kind, words in (("own", "its architecture"), ("any", "any architecture")):
             summary = summary_of(runs_of_row(reached[kind][-1], root))
             row[f"{words} (%)"] = "no run yet" if summary is None else str(summary)
-            row[f"aim: {words}"] = f"{getattr(goal, kind):.2f}" + (
-                "" if summary is None else ", reached" if summary.mean_percent >= getattr(goal, kind) else ", not yet")
+            aim = getattr(ladder, kind)
+            row[f"aim: {words}"] = f"{aim:.2f}" + (
+                "" if summary is None else ", reached" if summary.mean_percent >= aim else ", not yet")
         rows.append(row)
     return pd.DataFrame(rows).set_index("parameters")
 
 
-def digits_ladder(model: str) -> tuple[Rung, ...]:
+def digits_rungs(model: str) -> tuple[Rung, ...]:
     """How one of the paper's MNIST networks is trained better."""
     return climb(table_run(model, recipe="settled"),
                  ("images turned, scaled, shifted", {"augmentation": ("affine",)}, True),
@@ -119,18 +121,16 @@ def digits_ladder(model: str) -> tuple[Rung, ...]:
 
 # By the budget of parameters, as decided before any of their runs on test images. A rung that is not kept is shown for
 # what it brings or costs.
-LADDERS: dict[str, tuple[Rung, ...]] = {
-    "1.5k": digits_ladder("1.5k-dw"),
-    "7k": digits_ladder("7k"),
-    "25k": digits_ladder("25k"),
-    "143k": climb(table_run("143k-dw", recipe="settled"),
-                  ("bfloat16 in training", {"precision": "bfloat16"}, True),
-                  ("flips and crops", {"augmentation": ("flip", "crop")}, True),
-                  ("no depthwise layers", {"model": "143k"}, True),
-                  ("BlurPool", {"techniques": ("blurpool",)}, True),
-                  ("three times the epochs", {"epochs": 60}, True),
-                  ("residual blocks", {"model": "142k-res"}, True)),
+LADDERS = {
+    "1.5k": Ladder(1_560, 99.21, 99.35, 99.45, digits_rungs("1.5k-dw")),
+    "7k": Ladder(7_767, 99.46, 99.5, 99.6, digits_rungs("7k")),
+    "25k": Ladder(25_144, 99.35, 99.6, 99.65, digits_rungs("25k")),
+    "143k": Ladder(143_396, 86.76, 90.0, 92.5, climb(
+        table_run("143k-dw", recipe="settled"),
+        ("bfloat16 in training", {"precision": "bfloat16"}, True),
+        ("flips and crops", {"augmentation": ("flip", "crop")}, True),
+        ("no depthwise layers", {"model": "143k"}, True),
+        ("BlurPool", {"techniques": ("blurpool",)}, True),
+        ("three times the epochs", {"epochs": 60}, True),
+        ("residual blocks", {"model": "142k-res"}, True))),
 }
-
-GOALS = {"1.5k": Goal(1_560, 99.21, 99.35, 99.45), "7k": Goal(7_767, 99.46, 99.5, 99.6),
-         "25k": Goal(25_144, 99.35, 99.6, 99.65), "143k": Goal(143_396, 86.76, 90.0, 92.5)}

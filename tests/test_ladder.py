@@ -6,13 +6,18 @@ from dataclasses import asdict, replace
 import pytest
 
 from effcnn_helpers.cli.selections import select
-from effcnn_helpers.ladder import GOALS, LADDERS, climb, goals_table, ladder_table, rows_at_rest, worded_ladder
+from effcnn_helpers.ladder import LADDERS, Rung, climb, goals_table, ladder_table, rows_at_rest, worded_ladder
 from effcnn_helpers.models import build_model, count_parameters
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, accuracy_of
 from effcnn_helpers.recipes import Recipe, RunConfig, table_run
 from effcnn_helpers.statistics import Spread, gain_over
 
 START = RunConfig("7k", "mnist", Recipe("plain", epochs=2))
+
+
+def put_up(monkeypatch, budget: str, rungs: tuple[Rung, ...]) -> None:
+    """Other rungs for a budget."""
+    monkeypatch.setitem(LADDERS, budget, replace(LADDERS[budget], rungs=rungs))
 
 
 def knobs(config: RunConfig) -> dict:
@@ -22,14 +27,14 @@ def knobs(config: RunConfig) -> dict:
 
 @pytest.mark.parametrize("budget", LADDERS)
 def test_a_rung_changes_one_thing_of_what_was_kept_below_it(budget):
-    first, *others = LADDERS[budget]
+    first, *others = LADDERS[budget].rungs
     below = first.config
     assert below == table_run(below.model, recipe="settled")
     for rung in others:
         now, then = knobs(rung.config), knobs(below)
         assert len([name for name in now if now[name] != then[name]]) == 1, rung.change
         below = rung.config if rung.kept else below
-    assert len({rung.config for rung in LADDERS[budget]}) == len(LADDERS[budget])
+    assert len({rung.config for rung in LADDERS[budget].rungs}) == len(LADDERS[budget].rungs)
 
 
 def test_a_rung_that_is_not_kept_is_not_under_the_next_one():
@@ -40,7 +45,7 @@ def test_a_rung_that_is_not_kept_is_not_under_the_next_one():
 
 
 def test_the_table_has_the_gain_over_what_was_kept_below(write_record, tmp_path, monkeypatch):
-    monkeypatch.setitem(LADDERS, "7k", climb(
+    put_up(monkeypatch, "7k", climb(
         START, ("crops", {"augmentation": ("crop",)}, False), ("longer", {"epochs": 4}, True),
         ("wider", {"model": "25k"}, True)))
     for seed in (0, 1):
@@ -65,7 +70,7 @@ def test_the_table_has_the_gain_over_what_was_kept_below(write_record, tmp_path,
 def test_the_spread_of_a_ladder_is_that_of_all_rows_at_rest(write_record, tmp_path, monkeypatch):
     """On the same images, by whichever recipe and model; runs in a zigzag or on fewer images tell nothing of it."""
     falling = replace(table_run("7k"), recipe=replace(START.recipe, schedule="linear"))
-    monkeypatch.setitem(LADDERS, "7k", climb(falling, ("longer", {"epochs": 4}, True)))
+    put_up(monkeypatch, "7k", climb(falling, ("longer", {"epochs": 4}, True)))
     knobs = asdict(falling.recipe)
     for seed, wrong in ((0, 100), (1, 120)):
         write_record("7k", seed=seed, wrong=wrong, root=tmp_path, recipe=knobs)
@@ -84,7 +89,7 @@ def test_the_spread_of_a_ladder_is_that_of_all_rows_at_rest(write_record, tmp_pa
 
 
 def test_goals_are_reached_by_the_highest_kept_rung_and_the_highest_of_the_papers(write_record, tmp_path, monkeypatch):
-    monkeypatch.setitem(LADDERS, "143k", climb(
+    put_up(monkeypatch, "143k", climb(
         replace(START, model="143k", dataset="cifar10"), ("longer", {"epochs": 4}, True),
         ("residual", {"model": "142k-res"}, True), ("crops", {"augmentation": ("crop",)}, False)))
     knobs = asdict(START.recipe)
@@ -99,24 +104,20 @@ def test_goals_are_reached_by_the_highest_kept_rung_and_the_highest_of_the_paper
 
 @pytest.mark.parametrize("budget", LADDERS)
 def test_every_network_of_a_ladder_keeps_to_its_budget(budget):
-    for rung in LADDERS[budget]:
-        assert count_parameters(build_model(rung.config.model)) <= GOALS[budget].parameters, rung.change
-    readings = [accuracy for (_, techniques), accuracy in every_reading(budget) if accuracy]
-    assert GOALS[budget].paper == max(readings)
-
-
-def every_reading(budget: str) -> list:
-    """((model, techniques), the paper's accuracy) of the models that the budget is named after."""
-    dataset = LADDERS[budget][0].config.dataset
-    models = [row.model for row in TABLE_3 if row.dataset == dataset and row.model.startswith(budget)]
-    return [((model, techniques), accuracy_of(dataset, model, techniques))
-            for model in models for techniques in ((), *TABLE_4, *TABLE_5)]
+    ladder = LADDERS[budget]
+    for rung in ladder.rungs:
+        assert count_parameters(build_model(rung.config.model)) <= ladder.parameters, rung.change
+    dataset = ladder.rungs[0].config.dataset
+    of_this_size = [row.model for row in TABLE_3 if row.dataset == dataset and row.model.startswith(budget)]
+    readings = [accuracy_of(dataset, model, techniques)
+                for model in of_this_size for techniques in ((), *TABLE_4, *TABLE_5)]
+    assert ladder.paper == max(filter(None, readings))
 
 
 def test_a_sweep_takes_all_ladders_one_of_them_and_their_rungs_on_validation_images():
-    everything = {rung.config for rungs in LADDERS.values() for rung in rungs}
+    everything = {rung.config for ladder in LADDERS.values() for rung in ladder.rungs}
     assert set(select(["beyond"], [0])) == everything
-    assert select(["beyond-7k"], [3]) == [replace(rung.config, seed=3) for rung in LADDERS["7k"]]
+    assert select(["beyond-7k"], [3]) == [replace(rung.config, seed=3) for rung in LADDERS["7k"].rungs]
     pilots = select(["pilot-beyond"], [0, 1])
     assert {(run.evaluate_on, run.train_images) for run in pilots} == {("validation", None)}
     assert len(pilots) == len(everything)

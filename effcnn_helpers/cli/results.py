@@ -5,7 +5,7 @@ import json
 import pandas as pd
 from tabulate import tabulate
 
-from ..ladder import GOALS, goals_table, ladder_table, worded_ladder
+from ..ladder import LADDERS, goals_table, ladder_table, worded_ladder
 from ..latency import latency_path, read_latency
 from ..recipes import RECIPES, knobs_of, recipe_of
 from ..tables import table_3, table_4, table_5, worded, worded_seconds, worded_techniques
@@ -27,7 +27,7 @@ def results(format: str) -> int:
 
 def report(format: str) -> str:
     """The paper's tables with ours beside them, and what they rest on, as `results` prints them."""
-    ladders = {goal.parameters: ladder_table(budget) for budget, goal in GOALS.items()}
+    ladders = {ladder.parameters: ladder_table(budget) for budget, ladder in LADDERS.items()}
     halves = {"MNIST": table_3("mnist"), "CIFAR-10": table_3("cifar10")}
     tables = {
         **{f"Table 3, {half} half": table for half, table in halves.items()},

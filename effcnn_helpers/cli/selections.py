@@ -61,7 +61,7 @@ def held_out(config: RunConfig) -> RunConfig:
     return replace(config, evaluate_on="validation", train_images=None)
 
 
-LADDER_RUNS = {f"beyond-{budget}": [rung.config for rung in rungs] for budget, rungs in LADDERS.items()}
+LADDER_RUNS = {f"beyond-{budget}": [rung.config for rung in ladder.rungs] for budget, ladder in LADDERS.items()}
 LADDER_RUNS["beyond"] = [config for configs in LADDER_RUNS.values() for config in configs]
 LADDER_RUNS["pilot-beyond"] = [held_out(config) for config in LADDER_RUNS["beyond"]]
 
