@@ -1,4 +1,4 @@
-"""Notebook 16's ladders: from the tables' recipe up to a much better network of the same size, one change a rung."""
+"""Notebook 16's ladders: from the recipe settled up to a much better network of the same size, one change a rung."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ class Ladder:
 
 def climb(start: RunConfig, *steps: tuple[str, dict, bool]) -> tuple[Rung, ...]:
     """The rungs of a ladder. steps: (change in words, changed fields of the recipe and the run, kept)."""
-    rungs = [Rung("the tables' recipe", start)]
+    rungs = [Rung(f"recipe {start.recipe.name}", start)]
     below = start
     in_recipe = {field.name for field in fields(Recipe)}
     for change, values, kept in steps:

@@ -53,7 +53,7 @@ def test_the_table_has_the_gain_over_what_was_kept_below(write_record, tmp_path,
             write_record("7k", seed=seed, wrong=wrong, root=tmp_path,
                          recipe={**asdict(START.recipe), **change}, config={"train_images": None})
     table = ladder_table("7k", tmp_path)
-    assert table["change"].tolist() == ["the tables' recipe", "crops", "longer", "wider"]
+    assert table["change"].tolist() == ["recipe plain", "crops", "longer", "wider"]
     assert [row.mean_percent for row in table["ours"][:3]] == pytest.approx([99.0, 97.0, 99.4])
     assert [row.points for row in table["gain"][1:3]] == pytest.approx([-2.0, 0.4])
     assert table["parameters"][0] == 7_767
@@ -61,7 +61,7 @@ def test_the_table_has_the_gain_over_what_was_kept_below(write_record, tmp_path,
     assert [gain.freedom for gain in table["gain"][1:3]] == [0, 0]  # none of these rows comes to rest
 
     words = worded_ladder(table)
-    assert list(words.index) == ["the tables' recipe", "(crops)", "longer", "wider"]
+    assert list(words.index) == ["recipe plain", "(crops)", "longer", "wider"]
     assert words["network"].to_list() == ["7K", "7K", "7K", "25K"]
     assert words["gain"].to_list() == ["", "-2.00 ± ?", "+0.40 ± ?", ""]
     assert words.loc["wider"].to_list() == ["25K", "", "no run yet", "", ""]

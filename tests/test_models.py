@@ -8,6 +8,7 @@ from torch import nn
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import (
     MODELS,
+    ResidualBlock,
     Conv3x3,
     DepthwiseSeparableConv2d,
     GapHead,
@@ -83,6 +84,27 @@ def test_the_papers_eight_come_first_in_its_order():
         assert entry.linestyle == ("--" if name.endswith("-dw") else "-")
         assert model_of(name) is entry
     assert len({entry.color for entry in MODELS.values()}) == len(MODELS)
+
+
+def test_our_own_network_has_its_parameters_and_is_no_larger_than_the_papers():
+    assert count_parameters(build_model("142k-res")) == 141_936 < COUNTS["143k-dw"]
+
+
+@pytest.mark.parametrize("c_in, c_out", [(16, 16), (16, 32)])
+def test_residual_block_adds_what_came_in(c_in, c_out):
+    """Written out; with other widths what came in is widened first. One without its sum would differ."""
+    torch.manual_seed(0)
+    block = ResidualBlock(c_in, c_out)
+    x = torch.randn(4, c_in, 6, 6)
+
+    def normed(x, conv, norm, padding):
+        x = nn.functional.conv2d(x, conv.weight, padding=padding)
+        return nn.functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+
+    change = normed(x, block.block1.conv, block.block1.norm, 1).relu()
+    change = normed(change, block.block2.conv, block.block2.norm, 1)
+    came_in = x if c_in == c_out else normed(x, block.shortcut.conv, block.shortcut.norm, 0)
+    torch.testing.assert_close(block(x), (change + came_in).relu())
 
 
 @every_model

@@ -494,3 +494,10 @@ def test_worker_is_given_its_run_in_json():
     """What it is asked for is what it trains, in every field."""
     config = replace(table_run("143k", 3, ("cutout", "swa"), epochs=5), test_images=9)
     assert worker.config_from(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_the_time_of_a_run_is_estimated_by_runs_in_its_own_precision(make_record):
+    slow, fast = (make_record("7k", train_seconds=seconds, recipe={"precision": precision})
+                  for precision, seconds in (("float32", 600.0), ("bfloat16", 300.0)))
+    assert sweep.usual([slow, fast], slow.config) == 2 * sweep.usual([slow, fast], fast.config) > 0
+    assert sweep.usual([slow], fast.config) == 0
