@@ -1,10 +1,11 @@
 """A trained network as a short list of steps, each of which anything that can loop and multiply can do.
 
-`lower` follows the network by torch.fx, folds each BatchNorm, and leaves convolutions, max-pools, means and the like,
-one after the other. `plain_c` writes each step as a function in C.
+`lower` follows the network by torch.fx, folds each BatchNorm, and leaves convolutions, max-pools, means, sums of two
+branches and the like, one after the other. `plain_c` writes each step as a function in C.
 """
 
 import copy
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from .errors import EffcnnError
 from .runtimes import without_composers_blurpool
 
 KNOWN = ("Conv2d (plain or depthwise), Linear, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, "
-         "Identity, Composer's BlurMaxPool2d and SqueezeExcite2d, one after the other")
+         "Identity, sums of two branches, Composer's BlurMaxPool2d and SqueezeExcite2d")
 
 
 @dataclass(eq=False)
@@ -56,7 +57,7 @@ class Value:
 @dataclass(eq=False)
 class Step:
     """One function in C. weight: (C_out, C_in per group, kH, kW) of conv and depthwise, (C, 1, 1, 1) of those that
-    multiply each channel (affine, scale, input). scale multiplies by the values `by`, too."""
+    multiply each channel (affine, scale, add, input). scale multiplies by the values `by` before, add adds them."""
 
     kind: str
     name: str
@@ -106,10 +107,7 @@ def lower(network: nn.Module, spec: DatasetSpec) -> list[Step]:
     modules = dict(network.named_modules())
     with torch.no_grad():
         for node in graph.nodes:
-            if node.op == "output":
-                break
-            if node.op != "placeholder":
-                lowering.add(node, modules)
+            lowering.add(node, modules)
         steps = lowering.finished()
         found = run(steps, noise)[steps[-1].y].flatten(1)
     if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
@@ -117,6 +115,7 @@ def lower(network: nn.Module, spec: DatasetSpec) -> list[Step]:
     return steps
 
 
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")  # of two branches
 SAME_AS = {functional.relu: nn.ReLU, torch.relu: nn.ReLU, "relu": nn.ReLU,
            torch.flatten: nn.Flatten, "flatten": nn.Flatten}  # as functions or methods
 
@@ -129,15 +128,26 @@ class Lowering:
         std = 255 * torch.tensor(spec.std).view(-1, 1, 1, 1)
         image = Value(Buffer(height, width, channels), low=0, high=255)
         self.now = Value(Buffer(height, width, channels))
+        self.values: dict[fx.Node, Value] = {}  # what each node makes
+        self.shared: set[Value] = set()  # what more than one node takes, so that nothing may be written over it
         self.steps = [Step("input", "input", image, self.now, 1 / std, -255 * torch.tensor(spec.mean) / std.flatten())]
 
     def add(self, node: fx.Node, modules: dict[str, nn.Module]) -> None:
-        target = node.target
-        layer = modules[target] if node.op == "call_module" else SAME_AS.get(target, lambda: None)()
+        target, taken = node.target, [self.values[one] for one in node.all_input_nodes]
         self.name = str(target) if node.op == "call_module" else node.name
-        if layer is None or len(node.all_input_nodes) != 1 or len(node.all_input_nodes[0].users) != 1:
-            raise self.unknown(f"{node.op} {getattr(target, '__name__', target)}" if layer is None else "in a branch")
-        self.layer(layer)
+        if node.op == "output":
+            self.now = taken[0]
+        elif target in SUMS and len(taken) == 2 and not node.kwargs:
+            self.sum(*taken)
+        elif node.op != "placeholder":
+            layer = modules[target] if node.op == "call_module" else SAME_AS.get(target, lambda: None)()
+            if layer is None or len(taken) != 1:
+                raise self.unknown(f"{node.op} {getattr(target, '__name__', target)}")
+            self.now = taken[0]
+            self.layer(layer)
+        self.values[node] = self.now
+        if len(node.users) > 1:
+            self.shared.add(self.now)
 
     def unknown(self, what: object) -> EffcnnError:
         return EffcnnError(f"layer {self.name} is {what}, and C can be written of {KNOWN}")
@@ -178,10 +188,9 @@ class Lowering:
             for part, inner in layer.pool_and_mlp.named_children():
                 self.name = f"{name}.{part}"
                 self.layer(inner)
-            self.now = self.step("scale", Value(scaled.buffer), x=scaled, by=self.now, weight=torch.ones(x.channels),
-                                 bias=torch.zeros(x.channels)).y
+            self.per_channel("scale", scaled, by=self.now)
         elif isinstance(layer, nn.Sigmoid) and (x.height, x.width) == (1, 1):
-            self.step("sigmoid", Value(x))
+            self.step("sigmoid", self.over(self.now))
         else:
             raise self.unknown(layer)
 
@@ -198,11 +207,27 @@ class Lowering:
                   stride=stride, padding=padding)
 
     def elementwise(self) -> Step:
-        """The last step if it can take in what follows, else a new one that works in place."""
-        if self.steps[-1].foldable:
-            return self.steps[-1]
-        channels = self.now.buffer.channels
-        return self.step("affine", Value(self.now.buffer), weight=torch.ones(channels), bias=torch.zeros(channels))
+        """The last step if it can take in what follows, else a new one."""
+        last = self.steps[-1]
+        if last.foldable and last.y is self.now and self.now not in self.shared:
+            return last
+        return self.per_channel("affine", self.now)
+
+    def sum(self, x: Value, by: Value) -> None:
+        shapes = [(value.buffer.channels, value.buffer.height, value.buffer.width) for value in (x, by)]
+        if shapes[0] != shapes[1]:
+            raise self.unknown(f"a sum of {shapes[0]} and {shapes[1]}")
+        self.per_channel("add", *((by, x) if x in self.shared else (x, by)))
+
+    def per_channel(self, kind: str, x: Value, by: Value | None = None) -> Step:
+        """A step that multiplies each channel by a number and adds one; both are still free."""
+        channels = x.buffer.channels
+        return self.step(kind, self.over(x), x, weight=torch.ones(channels), bias=torch.zeros(channels), by=by)
+
+    def over(self, x: Value) -> Value:
+        """A value of the shape of x, in its place unless x is needed again."""
+        place = x.buffer
+        return Value(Buffer(place.height, place.width, place.channels) if x in self.shared else place)
 
     def step(self, kind: str, y: Value, x: Value | None = None, weight: torch.Tensor | None = None, **more) -> Step:
         if weight is not None:
@@ -215,7 +240,7 @@ class Lowering:
         """All steps; the last one is a convolution without ReLU, which writes the logits."""
         last = self.steps[-1]
         x = self.now.buffer
-        if not (last.foldable and last.kind in ("conv", "depthwise")):
+        if not (last.y is self.now and last.foldable and last.kind in ("conv", "depthwise")):
             self.name = "logits"
             self.window("depthwise", x.channels, (1, 1), weight=torch.ones(x.channels))
         if (x.height, x.width) != (1, 1):
@@ -243,6 +268,8 @@ def run(steps: list[Step], images: torch.Tensor) -> dict[Value, torch.Tensor]:
         elif step.kind == "sigmoid":
             x = x.sigmoid()
         else:
-            x = x * (values[step.by] if step.by else 1) * step.weight.view(1, -1, 1, 1) + step.bias.view(1, -1, 1, 1)
+            if step.by:
+                x = x + values[step.by] if step.kind == "add" else x * values[step.by]
+            x = x * step.weight.view(1, -1, 1, 1) + step.bias.view(1, -1, 1, 1)
         values[step.y] = x.relu() if step.relu else x
     return values

@@ -337,19 +337,34 @@ class Source:
         table = self.array(f"{self.name}_table", np.round(1 / (1 + np.exp(-at)) / SIGMOID_UNIT), "uint8_t")
         return self.each_channel(f"q[c] = {table}[p[c] + {-x.low}];")
 
-    def scale(self) -> str:
-        return self.affine("p[c] * by[c]", self.step.by.unit, self.step.by.high)
+    def input(self) -> str:
+        return self.per_channel_of("p[c]", self.step.x.unit, self.step.x.high)
 
-    def affine(self, product: str = "p[c]", unit: float = 1.0, high: int = 1) -> str:
+    affine = input
+
+    def scale(self) -> str:
+        x, by = self.step.x, self.step.by
+        return self.per_channel_of("p[c] * by[c]", x.unit * by.unit, x.high * by.high)
+
+    def add(self) -> str:
+        """As int8 both numbers are brought to one unit first, a fine one."""
+        x, by = self.step.x, self.step.by
+        other = f"const {self.ctype(by)} *o = by + {by.buffer.at()} + i * {by.buffer.row} + j * {by.buffer.channels};\n"
+        if not self.int8:
+            return other + self.per_channel_of("(p[c] + o[c])")
+        unit = max(x.unit, by.unit) / 2**FACTOR_BITS
+        times = [round(value.unit / unit) for value in (x, by)]
+        bound = sum(factor * value.high for factor, value in zip(times, (x, by), strict=True))
+        return other + self.per_channel_of(f"p[c] * {times[0]} + o[c] * {times[1]}", unit, bound)
+
+    def per_channel_of(self, total: str, unit: float = 1.0, bound: int = 0) -> str:
+        """A number times a factor, plus a bias, per channel. As int8 it is at most `bound`, 1 of it worth `unit`."""
         weight = self.step.weight.flatten().double().numpy()
         if self.int8:
-            number = self.stored(f"({product})", weight * self.step.x.unit * unit, self.step.x.high * high)
-            return self.each_channel(f"q[c] = {number};")
+            return self.each_channel(f"q[c] = {self.stored(f'({total})', weight * unit, bound)};")
         factors = self.per_channel("factors", weight, "float")
-        return self.each_channel(f"float number = {product} * {factors} + {self.bias()};",
+        return self.each_channel(f"float number = {total} * {factors} + {self.bias()};",
                                  f"q[c] = {self.stored('number')};")
-
-    input = affine
 
     def files(self, name: str, spec: DatasetSpec, steps: list[Step], functions: list[tuple[str, str]],
               arena: int) -> tuple[str, str]:

@@ -8,10 +8,10 @@ from torch import nn
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import (
     MODELS,
-    ResidualBlock,
     Conv3x3,
     DepthwiseSeparableConv2d,
     GapHead,
+    ResidualBlock,
     build_model,
     count_parameters,
     kind_of,

@@ -14,9 +14,11 @@ from effcnn_helpers import plain_c
 from effcnn_helpers.batches import normalise
 from effcnn_helpers.datasets import load_images
 from effcnn_helpers.errors import EffcnnError
+from effcnn_helpers.ladder import LADDERS
 from effcnn_helpers.models import Conv3x3, GapHead, build_model
 from effcnn_helpers.plain_c import KINDS, CSource, write_c
-from effcnn_helpers.records import read_network, table_runs
+from effcnn_helpers.recipes import table_run
+from effcnn_helpers.records import read_network, runs_of_row
 from effcnn_helpers.techniques import add_to_network
 
 RECORDED = Path(plain_c.__file__).parent / "recorded"
@@ -103,6 +105,24 @@ class Own(nn.Module):
         return torch.relu(self.out(functional.relu(self.hidden(x))))
 
 
+class Sums(nn.Module):
+    """Branches whose value is needed again when it is written over; sums in every spelling, one with a BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1, stride=2), nn.Conv2d(6, 6, 3, padding=1)
+        self.third, self.fourth = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 5, padding=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = GapHead(6)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.norm(self.second(functional.relu(x)) + x)
+        y = torch.add(x, self.third(x))
+        y += self.fourth(y.relu())
+        return self.head(y.add(x).relu())
+
+
 def open_gates() -> nn.Module:
     """Squeeze-and-Excite whose sigmoid never takes a negative number, as after a training that opens its gates."""
     gates = SqueezeExcite2d(8)
@@ -118,6 +138,9 @@ SMALL = {
                                         "cifar10"),
     "techniques with open gates": lambda: (open_gates(), "mnist"),
     "own": lambda: (Own(), "mnist"),
+    "142k-res with techniques": lambda: (add_to_network(build_model("142k-res"), ("blurpool", "squeeze_excite")),
+                                         "cifar10"),
+    "sums": lambda: (Sums(), "mnist"),
 }
 
 
@@ -154,19 +177,20 @@ def test_c_computes_what_pytorch_computes(kind, name, small, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("model, techniques, dataset, lost", [
-    ("1.5k-dw", (), "mnist", 0.3),
-    ("1.5k-dw", ("blurpool", "squeeze_excite", "swa"), "mnist", 0.3),
-    ("25k", (), "mnist", 0.3),
-    ("143k-dw", ("blurpool",), "cifar10", 0.5),
+@pytest.mark.parametrize("config, lost", [
+    (table_run("1.5k-dw"), 0.3),
+    (table_run("1.5k-dw", techniques=("blurpool", "squeeze_excite", "swa")), 0.3),
+    (table_run("25k"), 0.3),
+    (table_run("143k-dw", techniques=("blurpool",)), 0.5),
+    (LADDERS["143k"].rungs[-1].config, 0.5),
 ])
-def test_all_test_images_are_answered_as_by_the_trained_network(model, techniques, dataset, lost, real_data_dir,
-                                                               tmp_path, monkeypatch):
+def test_all_test_images_are_answered_as_by_the_trained_network(config, lost, real_data_dir, tmp_path, monkeypatch):
+    dataset = config.dataset
     if real_data_dir is None or not (real_data_dir / f"{dataset}.npz").is_file():
         pytest.skip("needs EFFCNN_DATA_DIR with the real data")
     monkeypatch.setenv("EFFCNN_DATA_DIR", str(real_data_dir))
     images = load_images(dataset)
-    [first, *_] = table_runs(model, techniques, root=RECORDED)
+    [first, *_] = runs_of_row(config, RECORDED)
     network = read_network(first, RECORDED)
     wanted = logits_in_torch(network, dataset, images.test.x)
     logits = {kind: logits_in_c(write_c(network, dataset, tmp_path / kind, images.train.x[:500], kind), kind,
@@ -228,25 +252,16 @@ def test_the_same_files_every_time_and_the_network_as_it_was(small, tmp_path):
 
 
 class Branches(nn.Module):
-    def __init__(self):
+    """One branch has another shape than the other; they meet in the way that is given."""
+
+    def __init__(self, meet):
         super().__init__()
-        self.conv = Conv3x3(1, 4)
-        self.head = GapHead(4)
+        self.conv, self.gap, self.head = Conv3x3(1, 4), nn.AdaptiveAvgPool2d(1), GapHead(4)
+        self.meet = meet
 
     def forward(self, x):
         x = self.conv(x)
-        return self.head(x + x)
-
-
-class Forks(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.relu, self.head = nn.Conv2d(1, 4, 3), nn.ReLU(), GapHead(4)
-
-    def forward(self, x):
-        x = self.conv(x)
-        self.relu(x)
-        return self.head(x)
+        return self.head(self.meet(x, self.gap(x)))
 
 
 class Decides(nn.Module):
@@ -274,8 +289,10 @@ def hooked() -> nn.Module:
     (nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), GapHead(4)), "layer 0 is Conv2d.*same"),
     (nn.Sequential(Conv3x3(1, 4), nn.Conv2d(4, 4, 3, groups=2), GapHead(4)), "layer 1 is Conv2d.*groups=2"),
     (nn.Sequential(Conv3x3(1, 4), nn.MaxPool2d(3, padding=1), GapHead(4)), "layer 1 is MaxPool2d.*padding=1"),
-    (Branches(), "layer add is call_function add"),
-    (Forks(), "layer relu is in a branch"),
+    (Branches(torch.add), r"layer add is a sum of \(4, 28, 28\) and \(4, 1, 1\)"),
+    (Branches(torch.mul), "layer mul is call_function mul"),
+    (Branches(lambda x, _: x + x), "layer add is call_function add"),
+    (Branches(lambda x, _: x + 1), "layer add is call_function add"),
     (Decides(), "cannot be followed"),
     (nn.Sequential(Conv3x3(1, 4), OtherReLU(), GapHead(4)), "layer clamp is call_method clamp"),
     (hooked(), "computes something else than its layers say"),
