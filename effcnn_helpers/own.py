@@ -26,9 +26,10 @@ from torch import nn
 from .datasets import DATASETS, KEYS, DataError, DatasetSpec, ImageDataset, Images, dataset_from_arrays
 from .errors import EffcnnError
 from .findings import Finding, left_out, refuse_if_too_few, remark_on_classes, remark_on_pictures
+from .ladder import LADDERS
 from .models import MODELS, Model, model_of
 from .pictures import read_picture
-from .recipes import LIVE, NAME, Recipe, dataset_of, is_name, is_whole, recipe_of
+from .recipes import LIVE, NAME, Recipe, RunConfig, is_name, is_whole, table_run
 from .records import RecordError, RunRecord, network_in, read_run, write_into, written_whole
 from .samples import synthetic_shapes
 from .sources import read_source
@@ -135,16 +136,29 @@ class Trained:
     spec: DatasetSpec
 
 
-def model_within(budget: str) -> Model:
-    """The network for a budget, "1.5k", "25k" or "143k". Raises EffcnnError for another one."""
+def run_within(budget: str, better: bool = False) -> RunConfig:
+    """The run of the series that a training for a budget follows: a network of the paper, as it is trained live.
+
+    better: the top of notebook 16's ladder for this budget. It changes the images at random (grey ones are turned,
+    scaled and shifted, those in colour shifted and mirrored), so take it where such a change leaves the class.
+    Raises EffcnnError for another budget than "1.5k", "25k" or "143k".
+    """
     if budget not in BUDGETS:
         raise EffcnnError(f"budget is {budget!r}; use one of {', '.join(BUDGETS)}")
-    return model_of(BUDGETS[budget])
+    if not better:
+        return table_run(BUDGETS[budget], recipe=LIVE)
+    *_, top = (rung.config for rung in LADDERS[budget].rungs if rung.kept)
+    return replace(top, recipe=replace(top.recipe, precision="float32"))  # few processors are faster in bfloat16
 
 
-def recipe_within(budget: str, train_images: int, epochs: int | None = None) -> Recipe:
+def model_within(budget: str, better: bool = False) -> Model:
+    """The network for a budget; arguments and errors as of `run_within`."""
+    return model_of(run_within(budget, better).model)
+
+
+def recipe_within(budget: str, train_images: int, epochs: int | None = None, better: bool = False) -> Recipe:
     """How to train for a budget. epochs: by default the recipe's, or as many more as make LEAST_STEPS."""
-    recipe = recipe_of(LIVE, dataset_of(model_within(budget).name))
+    recipe = run_within(budget, better).recipe
     if train_images < FEW_TO_TRAIN_ON:
         rate = recipe.learning_rate * SMALL_BATCH / recipe.batch_size  # a step on fewer images is less sure
         recipe = replace(recipe, batch_size=SMALL_BATCH, learning_rate=rate)
@@ -155,29 +169,31 @@ def recipe_within(budget: str, train_images: int, epochs: int | None = None) -> 
 
 
 def recipe_in_words(recipe: Recipe, train_images: int) -> str:
-    """How long a training is."""
+    """How long a training is, and what it does to the images."""
     steps = math.ceil(train_images / recipe.batch_size)
+    changed = f", images changed at random ({', '.join(recipe.augmentation)})" if recipe.augmentation else ""
     return (f"{recipe.epochs} epochs of {steps:,} steps with {recipe.batch_size} images, {recipe.epochs * steps:,} "
-            f"steps in all (by default at least {LEAST_STEPS})")
+            f"steps in all (by default at least {LEAST_STEPS}){changed}")
 
 
 def train_within(budget: str, dataset: ImageDataset, epochs: int | None = None, seed: int = 0,
-                 **options) -> Trained:
+                 better: bool = False, **options) -> Trained:
     """Train the network of a budget on a dataset of its shape.
 
-    epochs: default: see `recipe_within`. seed: of the weights and of all that chance decides.
+    epochs: default: see `recipe_within`. seed: of the weights and of all that chance decides. better: see `run_within`.
     options: progress, threads, on_epoch of `training.train_own`. Raises EffcnnError as that does, or
     when the images have another shape.
     """
-    model = model_within(budget)
+    model = model_within(budget, better)
     if dataset.spec.image_shape != model.image_shape:
         raise EffcnnError(f"the network for {budget} takes images {model.image_shape}, and those of {dataset.name} are "
                           f"{dataset.spec.image_shape}; use own_dataset(…, image_shape={model.image_shape})")
-    recipe = recipe_within(budget, len(dataset.train), epochs)
+    recipe = recipe_within(budget, len(dataset.train), epochs, better)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = model.build(len(dataset.classes))
-    record, network = train_own(network, dataset, recipe, name=model.name, seed=seed, **options)
+    record, network = train_own(network, dataset, recipe, name=model.name, seed=seed,
+                                techniques=run_within(budget, better).techniques, **options)
     return Trained(record, network, dataset.spec)
 
 

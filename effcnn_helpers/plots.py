@@ -146,7 +146,9 @@ def draw_network(network: nn.Module, image_shape: tuple[int, int, int], ax: Axes
         ax.text(middle, height / 2 + 0.06, f"{name}  {count}", rotation=90, ha="center", va="bottom", fontsize=9)
         left += width + 0.12
     colors = {color for *_, color, _ in parts}
-    kinds = [Rectangle((0, 0), 1, 1, color=color, label=kind) for kind, color in KIND_COLORS.items() if color in colors]
+    words = {"depthwise convolution": "depthwise, then 1x1 convolution"}
+    kinds = [Rectangle((0, 0), 1, 1, color=color, label=words.get(kind, kind))
+             for kind, color in KIND_COLORS.items() if color in colors]
     ax.legend(handles=kinds, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.12))
     ax.set(xlim=(-0.1, left), ylim=(-1.6, 2.1),
            title="Above: parameters. Below: channels × height × width")
@@ -239,7 +241,7 @@ def plot_times(summary: pd.DataFrame, ax: Axes, title: str) -> Axes:
     ax.barh(summary.index, summary["ms"], color=sns.color_palette("colorblind")[0],
             xerr=[summary["ms"] - summary["lower"], summary["upper"] - summary["ms"]], capsize=4)
     for place, (ms, upper, ratio) in enumerate(zip(summary["ms"], summary["upper"], summary["ratio"], strict=True)):
-        ax.text(max(ms, upper), place, f"  {ms:.1f} ms, ×{ratio:.2f}", va="center", fontsize=9)
+        ax.text(max(ms, upper), place, f"  {ms:.{2 if ms < 1 else 1}f} ms, ×{ratio:.2f}", va="center", fontsize=9)
     ax.set(xlabel="Milliseconds (median, quartiles)", title=title, xlim=(0, 1.45 * summary["upper"].max()))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

@@ -153,7 +153,7 @@ def combinations_in_one_line(root: Path | None = None) -> str:
 
 
 def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = None) -> pd.DataFrame:
-    """The validation runs behind a recipe: validation accuracy (%), one column per model and their mean, best first.
+    """The validation runs behind a recipe: validation accuracy (%), one column per model, best mean first.
 
     One row per techniques, number of epochs, optimiser, learning rate and, where there is one, weight decay.
     The accuracy of a run that comes to rest is that of its last epoch, else the mean of its last three. At a
@@ -180,10 +180,10 @@ def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = Non
         keys.append("weight decay")
     table = pd.DataFrame(rows, columns=[*keys, "model", "accuracy"]).pivot(
         index=keys, columns="model", values="accuracy")
-    table["mean"] = table.mean(axis=1)
 
     def baseline_first(column):
         return column != "baseline" if column.name == "techniques" else column
 
-    return table.sort_values(["techniques", "epochs", "mean"], ascending=[True, False, False],
-                             key=baseline_first).round(2)
+    ranked = table.assign(mean=table.mean(axis=1)).sort_values(
+        ["techniques", "epochs", "mean"], ascending=[True, False, False], key=baseline_first)
+    return ranked.drop(columns="mean").round(2)  # a mean over other models in each row compares nothing

@@ -23,7 +23,9 @@ from effcnn_helpers.cli import main
 from effcnn_helpers.cli import train as train_command
 from effcnn_helpers.datasets import DATASETS, DatasetSpec
 from effcnn_helpers.errors import EffcnnError
-from effcnn_helpers.models import build_model
+from effcnn_helpers.export import export
+from effcnn_helpers.ladder import LADDERS
+from effcnn_helpers.models import build_model, model_of
 from effcnn_helpers.own import (
     BUDGETS,
     LEAST_STEPS,
@@ -214,6 +216,21 @@ def test_what_is_kept_is_the_network_that_was_trained_on_these_images(trained):
     assert (config.model, config.dataset, config.seed, config.epochs) == ("1.5k-dw", "shapes", 3, 2)
     right = (predict(saved.network, data.test, saved.spec).argmax(dim=1) == data.test.y).sum()
     assert (saved.record.correct, saved.record.total) == (right, 20)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_better_is_the_top_of_notebook_16s_ladder(budget, trained, tmp_path):
+    top = [rung.config for rung in LADDERS[budget].rungs if rung.kept][-1]
+    data = own_dataset(trained["folder"], model_of(top.model).image_shape).dataset
+    better = train_within(budget, data, 1, better=True)
+    config = load_trained(save_trained(tmp_path / budget, better.record, better.network, better.spec)).record.config
+    assert (config.model, config.techniques) == (top.model, top.techniques)
+    assert config.recipe.augmentation == top.recipe.augmentation != ()
+    assert config.recipe.average == top.recipe.average
+    assert f"changed at random ({', '.join(top.recipe.augmentation)})" in recipe_in_words(config.recipe, 60)
+    plain = train_within(budget, data, 1).record.config
+    assert (plain.techniques, plain.recipe.augmentation, plain.recipe.average) == ((), (), 0)
+    assert export(better, "c", tmp_path / "c", data).others == 0
 
 
 def test_training_again_gives_the_same_network(trained):

@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--budget", choices=["1.5k", "25k", "143k"], default="25k",
                        help="parameters: 1.5k and 25k see 28 × 28 grey pixels, 143k 32 × 32 in colour "
                        "(default: %(default)s)")
+    train.add_argument("--better", action="store_true",
+                       help="as at the top of notebook 16's ladder, which changes the images at random (grey ones are "
+                       "turned, scaled and shifted, those in colour shifted and mirrored)")
     train.add_argument("--epochs", type=int, help="default: the recipe's, more for few images")
     train.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     train.add_argument("--out", type=Path, help="a new folder (default: trained/NAME-BUDGET)")

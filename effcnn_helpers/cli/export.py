@@ -17,7 +17,7 @@ def export(run: str, to: str, out: Path, images: str | None) -> int:
     """
     trained = load_trained(find_run(run))
     if images:
-        dataset = own_dataset(images, trained.spec.image_shape).dataset
+        dataset = own_dataset(images, trained.spec.image_shape, seed=trained.record.config.seed).dataset
     elif trained.spec.name in DATASETS:
         dataset = load_images(trained.spec)
     else:

@@ -15,9 +15,9 @@ from ..own import (
 )
 
 
-def train(source: str, budget: str, epochs: int | None, seed: int, out: Path | None) -> int:
+def train(source: str, budget: str, better: bool, epochs: int | None, seed: int, out: Path | None) -> int:
     """Read and check the images, train, say how good it is and where it is."""
-    model = model_within(budget)
+    model = model_within(budget, better)
     if out:
         refuse_existing(out)  # before anybody waits for a training that cannot be kept
     checked = own_dataset(source, model.image_shape, seed=seed)
@@ -25,10 +25,10 @@ def train(source: str, budget: str, epochs: int | None, seed: int, out: Path | N
     refuse_existing(out)
     print(checked, flush=True)
     images = len(checked.dataset.train)
-    recipe = recipe_within(budget, images, epochs)
+    recipe = recipe_within(budget, images, epochs, better)
     parameters = count_parameters(model.build(len(checked.dataset.classes)))
     print(f"training {model.label} ({parameters:,} parameters): {recipe_in_words(recipe, images)}", flush=True)
-    trained = train_within(budget, checked.dataset, epochs, seed)
+    trained = train_within(budget, checked.dataset, epochs, seed, better)
     print(accuracy_in_words(trained.record))
     print(f"kept in {save_trained(out, trained.record, trained.network, trained.spec)}; try it: "
           f"python -m effcnn_helpers predict {out} IMAGE")
