@@ -218,6 +218,33 @@ def test_a_line_drawn_by_mouse_is_answered_and_taken_back(page):
     assert set(bars(page)) == {"0px"} and page.find_element(By.ID, "hint").is_displayed()
 
 
+def test_a_finger_draws_on_a_phone_a_second_one_does_not_and_the_page_stays_where_it_is(page):
+    canvas = page.find_element(By.ID, "drawing")
+    wide(page, 360)
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    left, top, width, height = page.execute_script(
+        "const at = arguments[0].getBoundingClientRect(); return [at.left, at.top, at.width, at.height]", canvas)
+    scrolled = page.execute_script("return scrollY")
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": left + x * width, "y": top + y * height, "id": number} for number, (x, y) in enumerate(places)]
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    try:
+        touch("touchStart", (0.5, 0.2))
+        for step in range(1, 7):
+            touch("touchMove", (0.5 - 0.01 * step, 0.2 + 0.1 * step))
+            if step == 2:
+                touch("touchStart", (0.48, 0.4), (0.9, 0.9))  # the heel of a hand, lifted with the next move
+        touch("touchEnd")
+        wait_for(page, lambda page: text(page, "#answer .best-class").startswith("1 "))
+        [line] = page.execute_script("return lines")
+        assert line[-1]["y"] - line[0]["y"] == pytest.approx(0.6 * 560, abs=3)
+        assert page.execute_script("return scrollY") == scrolled
+    finally:
+        wide(page, 1280)
+
+
 def test_a_line_drawn_by_keys_is_answered_and_cleared(page):
     keys = ActionChains(page).send_keys(Keys.TAB, Keys.TAB)
     keys.perform()
