@@ -337,7 +337,8 @@ def plot_climb(table: pd.DataFrame, ax: Axes, paper: float) -> Axes:
                 label=None if entry.name in labelled else entry.label, markersize=9)
         labelled.add(entry.name)
         if gain is not None:
-            ax.annotate(f"{gain.points:+.2f}", (percent, place), textcoords="offset points", xytext=(9, -4), fontsize=9)
+            ax.annotate(f"{gain.points:+.2f}", (percent, place), textcoords="offset points",
+                        xytext=(9, -4), fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 0.4})
     ax.axvline(paper, color="0.3", linestyle=":", label=f"the paper's best: {paper:.2f} %")
     ax.set(yticks=table.index, yticklabels=table["change"], xlabel="Test accuracy (%)", ylabel="",
            title="What each change brings", ylim=(-0.5, len(table) - 0.5))
