@@ -59,7 +59,8 @@ def describe(figure: Figure) -> str:
         if x or y:
             about.append(f"{y} against {x}" if x and y else x or y)
         for axis in (ax.yaxis, ax.xaxis):
-            names = [text.get_text() for text in axis.get_ticklabels() if re.search("[A-Za-z]{2}", text.get_text())]
+            names = [text.get_text() for text in axis.get_ticklabels()
+                     if re.search("[A-Za-z]{2}", text.get_text()) and "$" not in text.get_text()]  # 10⁵ in TeX
             if axis.get_visible() and names:
                 about.append(f"for {', '.join(names)}")
         legend = ax.get_legend()
