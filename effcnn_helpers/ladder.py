@@ -37,6 +37,11 @@ class Ladder:
     any: float
     rungs: tuple[Rung, ...]
 
+    @property
+    def kept(self) -> list[RunConfig]:
+        """The runs of the rungs that are kept, from the bottom."""
+        return [rung.config for rung in self.rungs if rung.kept]
+
 
 def climb(start: RunConfig, *steps: tuple[str, dict, bool]) -> tuple[Rung, ...]:
     """The rungs of a ladder. steps: (change in words, changed fields of the recipe and the run, kept)."""
@@ -98,8 +103,7 @@ def goals_table(root: Path | None = None) -> pd.DataFrame:
     """How far each ladder has come, worded: its highest kept rung, and the highest by one of the paper's networks."""
     rows = []
     for ladder in LADDERS.values():
-        kept = [rung.config for rung in ladder.rungs if rung.kept]
-        reached = {"own": [config for config in kept if model_of(config.model).paper], "any": kept}
+        reached = {"own": [config for config in ladder.kept if model_of(config.model).paper], "any": ladder.kept}
         row = {"parameters": f"≤ {ladder.parameters:,}", "paper's best (%)": f"{ladder.paper:.2f}"}
         for kind, words in (("own", "its architecture"), ("any", "any architecture")):
             summary = summary_of(runs_of_row(reached[kind][-1], root))

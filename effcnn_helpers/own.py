@@ -147,7 +147,7 @@ def run_within(budget: str, better: bool = False) -> RunConfig:
         raise EffcnnError(f"budget is {budget!r}; use one of {', '.join(BUDGETS)}")
     if not better:
         return table_run(BUDGETS[budget], recipe=LIVE)
-    *_, top = (rung.config for rung in LADDERS[budget].rungs if rung.kept)
+    top = LADDERS[budget].kept[-1]
     return replace(top, recipe=replace(top.recipe, precision="float32"))  # few processors are faster in bfloat16
 
 
@@ -184,7 +184,8 @@ def train_within(budget: str, dataset: ImageDataset, epochs: int | None = None, 
     options: progress, threads, on_epoch of `training.train_own`. Raises EffcnnError as that does, or
     when the images have another shape.
     """
-    model = model_within(budget, better)
+    followed = run_within(budget, better)
+    model = model_of(followed.model)
     if dataset.spec.image_shape != model.image_shape:
         raise EffcnnError(f"the network for {budget} takes images {model.image_shape}, and those of {dataset.name} are "
                           f"{dataset.spec.image_shape}; use own_dataset(…, image_shape={model.image_shape})")
@@ -193,7 +194,7 @@ def train_within(budget: str, dataset: ImageDataset, epochs: int | None = None, 
         torch.manual_seed(seed)
         network = model.build(len(dataset.classes))
     record, network = train_own(network, dataset, recipe, name=model.name, seed=seed,
-                                techniques=run_within(budget, better).techniques, **options)
+                                techniques=followed.techniques, **options)
     return Trained(record, network, dataset.spec)
 
 
