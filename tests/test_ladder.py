@@ -7,7 +7,7 @@ import pytest
 
 from effcnn_helpers.cli.selections import select
 from effcnn_helpers.ladder import LADDERS, Rung, climb, goals_table, ladder_table, rows_at_rest, worded_ladder
-from effcnn_helpers.models import build_model, count_parameters
+from effcnn_helpers.models import MODELS, build_model, count_parameters
 from effcnn_helpers.paper import TABLE_3, TABLE_4, TABLE_5, accuracy_of
 from effcnn_helpers.recipes import Recipe, RunConfig, table_run
 from effcnn_helpers.statistics import Spread, gain_over
@@ -114,9 +114,12 @@ def test_every_network_of_a_ladder_keeps_to_its_budget(budget):
     assert ladder.paper == max(filter(None, readings))
 
 
-def test_a_sweep_takes_all_ladders_one_of_them_and_their_rungs_on_validation_images():
+def test_a_sweep_takes_all_ladders_and_sizes_one_ladder_and_the_rungs_on_validation_images():
     everything = {rung.config for ladder in LADDERS.values() for rung in ladder.rungs}
-    assert set(select(["beyond"], [0])) == everything
+    sizes = select(["sizes"], [0])
+    assert [run.model for run in sizes] == list(MODELS)
+    assert {(run.recipe.name, run.techniques, run.whole) for run in sizes} == {("settled", (), True)}
+    assert set(select(["beyond"], [0])) == everything | set(sizes)
     assert select(["beyond-7k"], [3]) == [replace(rung.config, seed=3) for rung in LADDERS["7k"].rungs]
     pilots = select(["pilot-beyond"], [0, 1])
     assert {(run.evaluate_on, run.train_images) for run in pilots} == {("validation", None)}

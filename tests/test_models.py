@@ -16,6 +16,8 @@ from effcnn_helpers.models import (
     count_parameters,
     kind_of,
     layer_costs,
+    like_1_5k_dw,
+    like_143k,
     model_of,
     transition_block,
 )
@@ -86,8 +88,18 @@ def test_the_papers_eight_come_first_in_its_order():
     assert len({entry.color for entry in MODELS.values()}) == len(MODELS)
 
 
-def test_our_own_network_has_its_parameters_and_is_no_larger_than_the_papers():
-    assert count_parameters(build_model("142k-res")) == 141_936 < COUNTS["143k-dw"]
+def test_our_own_networks_have_their_parameters():
+    counts = {name: count_parameters(build_model(name)) for name in MODELS if name not in COUNTS}
+    assert counts == {"142k-res": 141_936, "0.3k-dw": 300, "0.6k-dw": 576, "1k-dw": 1_005, "2.8k-dw": 2_764,
+                      "9k": 9_450, "36k": 36_468, "80k": 80_164}
+    assert counts["142k-res"] < COUNTS["143k-dw"]
+
+
+@pytest.mark.parametrize("name, like, widths", [
+    ("1.5k-dw", like_1_5k_dw, (8, 12, 16, 15)), ("143k", like_143k, (16, 32, 64, 120))])
+def test_other_widths_keep_the_papers_form(name, like, widths):
+    assert " ".join(map(in_the_papers_words, like(*widths))) == LAYERS[name]
+    assert str(like(*widths, classes=7)) == str(build_model(name, 7))
 
 
 @pytest.mark.parametrize("c_in, c_out", [(16, 16), (16, 32)])

@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument("selections", nargs="*", default=["mnist"], metavar="selection",
                       help="mnist, cifar10 (Table 3), table-4, table-5, a model such as 1.5k-dw, "
-                      "one with techniques such as 143k-dw/cutout+mixup, beyond or beyond-1.5k (the "
-                      "ladders of better networks), pilot-mnist, pilot-cifar10, pilot-beyond (validation runs; "
-                      "default: mnist)")
+                      "one with techniques such as 143k-dw/cutout+mixup, beyond-1.5k (a ladder of better "
+                      "networks), sizes (every network), beyond (all ladders and sizes), pilot-mnist, "
+                      "pilot-cifar10, pilot-beyond (validation runs; default: mnist)")
     runs.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     runs.add_argument("--recipe", default=argparse.SUPPRESS,
                       help="how to train (default: as the tables do)")

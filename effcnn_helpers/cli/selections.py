@@ -61,13 +61,15 @@ def held_out(config: RunConfig) -> RunConfig:
     return replace(config, evaluate_on="validation", train_images=None)
 
 
-LADDER_RUNS = {f"beyond-{budget}": [rung.config for rung in ladder.rungs] for budget, ladder in LADDERS.items()}
-LADDER_RUNS["beyond"] = [config for configs in LADDER_RUNS.values() for config in configs]
-LADDER_RUNS["pilot-beyond"] = [held_out(config) for config in LADDER_RUNS["beyond"]]
+# Notebook 16's: its ladders, and every network by one recipe.
+BEYOND = {f"beyond-{budget}": [rung.config for rung in ladder.rungs] for budget, ladder in LADDERS.items()}
+BEYOND["pilot-beyond"] = [held_out(config) for configs in BEYOND.values() for config in configs]
+BEYOND["sizes"] = [table_run(model, recipe="settled") for model in MODELS]
+BEYOND["beyond"] = [config for name, configs in BEYOND.items() if name != "pilot-beyond" for config in configs]
 
 
 def pilot_runs(recipe: str | None, dataset: str) -> list[RunConfig]:
-    """The validation runs that a recipe of a dataset, None: that of its tables, was chosen by (see PILOTS)."""
+    """The validation runs that a recipe of a dataset, None: that of the tables, was chosen by (see PILOTS)."""
     return [held_out(RunConfig(model, dataset, tried, techniques))
             for rows, recipes in PILOTS[recipe_of(recipe, dataset).name, dataset]
             for model, techniques in rows for tried in recipes]
@@ -76,11 +78,12 @@ def pilot_runs(recipe: str | None, dataset: str) -> list[RunConfig]:
 def select(selections: list[str], seeds: list[int], recipe: str | None = None) -> list[RunConfig]:
     """The runs that selections name, without repeats, each seed of every row before the next seed.
 
-    A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", "beyond" or "beyond-1.5k" (all
-    ladders of notebook 16, or that of one budget), "pilot-beyond" (their rungs on validation images), a model such as
-    "1.5k-dw", a model with techniques such as "143k-dw/cutout+mixup", either of them with its own number of
-    epochs such as "143k-dw@60", or "pilot-mnist", "pilot-cifar10" (the validation runs, which have a seed of
-    their own). recipe: for all of them; default: that of each dataset's tables. Raises EffcnnError for anything else.
+    A selection is "mnist" or "cifar10" (the halves of Table 3), "table-4" or "table-5", "beyond-1.5k" (notebook 16's
+    ladder of a budget), "sizes" (every network, without techniques), "beyond" (all ladders and sizes), "pilot-beyond"
+    (the ladders' rungs on validation images), a model such as "1.5k-dw", a model with techniques such as
+    "143k-dw/cutout+mixup", either of them with its own number of epochs such as "143k-dw@60", or "pilot-mnist",
+    "pilot-cifar10" (the validation runs, which have a seed of their own). recipe: for all of them; default: that of
+    the tables. Raises EffcnnError for anything else.
     """
     rows: list[RunConfig] = []
     pilots = {f"pilot-{dataset}": dataset for of, dataset in PILOTS if of == (recipe or recipe_of(None, dataset).name)}
@@ -95,15 +98,15 @@ def select(selections: list[str], seeds: list[int], recipe: str | None = None) -
                      if accuracies[dataset] is not None]
         elif selection == "table-5":
             rows += [table_run(TABLE_4_MODELS["cifar10"], techniques=row, recipe=recipe) for row in TABLE_5]
-        elif selection in LADDER_RUNS:
-            rows += LADDER_RUNS[selection]
+        elif selection in BEYOND:
+            rows += BEYOND[selection]
         elif selection in pilots:
             rows += pilot_runs(recipe, pilots[selection])
         elif model in MODELS and epochs.isdecimal() == bool(at):
             rows.append(table_run(model, techniques=techniques.split("+") if techniques else (), recipe=recipe,
                                   epochs=int(epochs) if at else None))
         else:
-            known = ", ".join([*DATASETS, "table-4", "table-5", *LADDER_RUNS, *pilots, *MODELS])
+            known = ", ".join([*DATASETS, "table-4", "table-5", *BEYOND, *pilots, *MODELS])
             raise EffcnnError(f"unknown selection {selection!r}; use some of {known}, or a model with techniques such "
                               "as 143k-dw/cutout+mixup, or with its own number of epochs such as 143k-dw@60")
     table_rows = [row for row in rows if row.evaluate_on == "test"]
