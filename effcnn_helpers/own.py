@@ -29,7 +29,7 @@ from .findings import Finding, left_out, refuse_if_too_few, remark_on_classes, r
 from .ladder import LADDERS
 from .models import MODELS, Model, model_of
 from .pictures import read_picture
-from .recipes import LIVE, NAME, Recipe, RunConfig, is_name, is_whole, table_run
+from .recipes import NAME, USUAL, Recipe, RunConfig, is_name, is_whole, table_run
 from .records import RecordError, RunRecord, network_in, read_run, write_into, written_whole
 from .samples import synthetic_shapes
 from .sources import read_source
@@ -146,14 +146,14 @@ def run_within(budget: str, better: bool = False) -> RunConfig:
     if budget not in BUDGETS:
         raise EffcnnError(f"budget is {budget!r}; use one of {', '.join(BUDGETS)}")
     if not better:
-        return table_run(BUDGETS[budget], recipe=LIVE)
+        return table_run(BUDGETS[budget], recipe=USUAL)
     top = LADDERS[budget].kept[-1]
     return replace(top, recipe=replace(top.recipe, precision="float32"))  # few processors are faster in bfloat16
 
 
-def model_within(budget: str, better: bool = False) -> Model:
-    """The network for a budget; arguments and errors as of `run_within`."""
-    return model_of(run_within(budget, better).model)
+def model_within(budget: str) -> Model:
+    """The network for a budget. Raises EffcnnError as `run_within` does."""
+    return model_of(run_within(budget).model)
 
 
 def recipe_within(budget: str, train_images: int, epochs: int | None = None, better: bool = False) -> Recipe:

@@ -153,18 +153,16 @@ RECIPES = {(recipe.name, dataset): recipe for dataset, recipe in (
     ("mnist", Recipe("settled", epochs=20, learning_rate=0.3, weight_decay=1e-4, schedule="linear", rise=0.2)),
     ("cifar10", Recipe("settled", epochs=20, learning_rate=0.3, weight_decay=5e-4, schedule="linear", rise=0.2)),
 )}
-LIVE = "settled"  # the recipe of what a notebook trains itself
-# The recipe of the paper's tables, by dataset; CIFAR-10's until all its rows are recorded by "settled".
-HEADLINE = {"mnist": "settled", "cifar10": "constant"}
+USUAL = "settled"  # the recipe of the paper's tables, and of what a notebook trains itself
 
 
 def recipe_of(name: str | None, dataset: str) -> Recipe:
-    """The recipe of this name for a dataset, None: that of its tables.
+    """The recipe of this name for a dataset, None: that of the tables.
 
     Raises EffcnnError, listing the recipes, for an unknown one.
     """
     if name is None:
-        name = HEADLINE.get(dataset, LIVE)
+        name = USUAL
     if not (isinstance(name, str) and isinstance(dataset, str) and (name, dataset) in RECIPES):
         known = ", ".join(f"{known} ({of})" for known, of in RECIPES)
         raise EffcnnError(f"no recipe {name!r} for {dataset}; the recipes are {known}")
@@ -365,7 +363,7 @@ def current_profile(name: str | None = None) -> Profile:
 
 
 def live_run(model: str, profile: Profile, dataset: ImageDataset, epochs: int | None = None,
-             techniques: Iterable[str] = (), recipe: str = LIVE) -> RunConfig:
+             techniques: Iterable[str] = (), recipe: str = USUAL) -> RunConfig:
     """A run small enough to watch: the same recipe on fewer images and epochs.
 
     At most the profile's images (or as many as the dataset has) and at most the profile's epochs. With the

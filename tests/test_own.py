@@ -43,7 +43,7 @@ from effcnn_helpers.own import (
     write_example,
 )
 from effcnn_helpers.pictures import read_picture
-from effcnn_helpers.recipes import LIVE, recipe_of
+from effcnn_helpers.recipes import USUAL, recipe_of
 from effcnn_helpers.records import RecordError, build_network
 from effcnn_helpers.training import predict
 
@@ -139,9 +139,9 @@ def test_each_budget_has_a_network_that_keeps_it():
 
 
 def test_a_small_folder_is_gone_through_more_often_and_in_small_batches():
-    usual = recipe_of(LIVE, "mnist")
+    usual = recipe_of(USUAL, "mnist")
     assert recipe_within("25k", 50_000) == recipe_within("25k", 4_000) == usual
-    assert recipe_within("143k", 50_000) == recipe_of(LIVE, "cifar10")
+    assert recipe_within("143k", 50_000) == recipe_of(USUAL, "cifar10")
     small = recipe_within("25k", 800)  # 25 steps
     rate = usual.learning_rate / 4  # as 32 images are a quarter of 128
     assert small == replace(usual, batch_size=32, learning_rate=rate, epochs=24) and 24 * 25 == LEAST_STEPS

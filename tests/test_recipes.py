@@ -16,9 +16,9 @@ from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.models import MODELS
 from effcnn_helpers.paper import TABLE_3
 from effcnn_helpers.recipes import (
-    LIVE,
     PROFILES,
     RECIPES,
+    USUAL,
     Recipe,
     RunConfig,
     config_from,
@@ -33,7 +33,6 @@ from effcnn_helpers.techniques import TECHNIQUES
 
 NAN, INFINITE = float("nan"), float("inf")
 PLAIN = Recipe("plain", epochs=3)
-TABLES = {"mnist": "settled", "cifar10": "constant"}  # the recipe of each dataset's tables
 WHOLE_NUMBERS = [2.5, 2.0, "2", True, None, -1, [2]]
 NUMBERS = [NAN, INFINITE, -INFINITE, -0.1, "0.1", True, None, [0.1], 1j]
 NAMES = ["", " ", "a/b", "a,b", "a=b", "a+b", "..", ".hidden", "a\nb", "a\\b", None, 3]
@@ -242,9 +241,9 @@ def test_a_whole_rate_is_the_same_recipe_as_its_fraction():
 def test_name_is_the_folder_that_the_design_gives(model):
     dataset = {28: "mnist", 32: "cifar10"}[MODELS[model].image_shape[-1]]
     assert dataset_of(model) == table_run(model).dataset == dataset
-    assert table_run(model, seed=3).name == f"{dataset}/{model}/{TABLES[dataset]}/baseline/seed3"
+    assert table_run(model, seed=3).name == f"{dataset}/{model}/{USUAL}/baseline/seed3"
     both = table_run(model, techniques=("cutout", "mixup"))
-    assert both.name == f"{dataset}/{model}/{TABLES[dataset]}/cutout+mixup/seed0"
+    assert both.name == f"{dataset}/{model}/{USUAL}/cutout+mixup/seed0"
 
 
 def test_name_of_a_validation_run_says_what_it_tries():
@@ -322,7 +321,7 @@ def test_a_batch_is_passed_as_often_as_the_technique_that_passes_it_most_often()
 def test_one_recipe_serves_every_model_of_a_table(dataset):
     runs = [table_run(row.model) for row in TABLE_3 if row.dataset == dataset]
     assert len({replace(run, model=runs[0].model) for run in runs}) == 1
-    assert runs[0].recipe == RECIPES[TABLES[dataset], dataset] == recipe_of(None, dataset)
+    assert runs[0].recipe == RECIPES[USUAL, dataset] == recipe_of(None, dataset)
     assert (runs[0].test_images, runs[0].evaluate_on, runs[0].whole) == (None, "test", True)
 
 
@@ -334,10 +333,10 @@ def test_recipes_are_found_by_their_own_names_and_their_dataset():
 def test_a_network_trains_on_another_dataset_of_its_shape(monkeypatch):
     letters = replace(DATASETS["mnist"], name="letters", train_images=None)
     monkeypatch.setitem(DATASETS, "letters", letters)
-    monkeypatch.setitem(RECIPES, (LIVE, "letters"), Recipe(LIVE, epochs=4))
-    run = table_run("7k", dataset="letters", recipe=LIVE)
+    monkeypatch.setitem(RECIPES, (USUAL, "letters"), Recipe(USUAL, epochs=4))
+    run = table_run("7k", dataset="letters", recipe=USUAL)
     assert (run.dataset, run.epochs, run.train_images) == ("letters", 4, None)
-    assert run.name == f"letters/7k/{LIVE}/baseline/seed0" and run.whole
+    assert run.name == f"letters/7k/{USUAL}/baseline/seed0" and run.whole
     assert dataset_of("7k") == "mnist", "the first one of that shape"
 
 
@@ -385,14 +384,14 @@ def test_live_run_is_the_recipe_on_few_images(model, profile):
     run = live_run(model, PROFILES[profile], of_size(name=dataset_of(model)))
     assert run.train_images <= 10_000 and run.test_images <= 2_000 and run.epochs <= 3
     assert not run.whole
-    whole = table_run(model, recipe=LIVE)
+    whole = table_run(model, recipe=USUAL)
     assert replace(run, recipe=replace(run.recipe, epochs=whole.epochs), test_images=None,
                    train_images=whole.train_images) == whole
 
 
 def test_live_run_is_on_the_dataset_that_is_given(monkeypatch):
     monkeypatch.setitem(DATASETS, "letters", replace(DATASETS["mnist"], name="letters"))
-    monkeypatch.setitem(RECIPES, (LIVE, "letters"), Recipe(LIVE, epochs=4))
+    monkeypatch.setitem(RECIPES, (USUAL, "letters"), Recipe(USUAL, epochs=4))
     assert live_run("7k", PROFILES["live"], of_size(name="letters")).dataset == "letters"
     with pytest.raises(EffcnnError, match="use a model that fits"):
         live_run("7k", PROFILES["live"], of_size(name="cifar10"))
@@ -422,7 +421,7 @@ def test_a_short_run_is_not_made_longer():
 @pytest.mark.parametrize("model", MODELS)
 def test_live_run_of_the_full_profile_is_a_whole_run(model):
     full, dataset = PROFILES["full"], of_size(name=dataset_of(model))
-    assert live_run(model, full, dataset, epochs=2) == table_run(model, recipe=LIVE)
+    assert live_run(model, full, dataset, epochs=2) == table_run(model, recipe=USUAL)
     assert shortened(table_run(model, seed=4), full, 384, 200) == table_run(model, seed=4)
 
 
@@ -466,7 +465,7 @@ def test_select_takes_one_model(model):
 def test_select_takes_another_number_of_epochs_which_the_folder_names():
     [run] = select(["143k-dw/blurpool@60"], [1])
     assert run == table_run("143k-dw", 1, ("blurpool",), epochs=60)
-    assert run.name == "cifar10/143k-dw/constant,epochs=60/blurpool/seed1"
+    assert run.name == "cifar10/143k-dw/settled,epochs=60/blurpool/seed1"
     assert select(["143k-dw@20"], [0]) == select(["143k-dw"], [0]), "the recipe's own length"
 
 

@@ -40,8 +40,8 @@ VERDICTS_WHEN_READ = {
     "5K": "reproduced",
     "5K-DW": "reproduced",
     "1.5K-DW": "exceeded",
-    "143K": "within noise",
-    "143K-DW": "within noise",
+    "143K": "exceeded",
+    "143K-DW": "exceeded",
 }
 # Verdict, effect.
 EFFECTS_WHEN_READ = {
@@ -54,20 +54,20 @@ EFFECTS_WHEN_READ = {
     ("mnist", ("sam",)): ("reproduced", "within noise"),
     ("mnist", ("swa",)): ("reproduced", "within noise"),
     ("mnist", ("blurpool", "squeeze_excite", "swa")): ("within noise", "within noise"),
-    ("cifar10", ("one_cycle_lr",)): ("within noise", "gain"),
-    ("cifar10", ("cutout",)): ("not reproduced", "gain"),
-    ("cifar10", ("blurpool",)): ("not reproduced", "gain"),
-    ("cifar10", ("squeeze_excite",)): ("not reproduced", "within noise"),
-    ("cifar10", ("mixup",)): ("not reproduced", "within noise"),
-    ("cifar10", ("label_smoothing",)): ("within noise", "gain"),
-    ("cifar10", ("sam",)): ("within noise", "within noise"),
-    ("cifar10", ("swa",)): ("reproduced", "gain"),
+    ("cifar10", ("one_cycle_lr",)): ("exceeded", "within noise"),
+    ("cifar10", ("cutout",)): ("exceeded", "gain"),
+    ("cifar10", ("blurpool",)): ("exceeded", "gain"),
+    ("cifar10", ("squeeze_excite",)): ("exceeded", "within noise"),
+    ("cifar10", ("mixup",)): ("within noise", "gain"),
+    ("cifar10", ("label_smoothing",)): ("exceeded", "within noise"),
+    ("cifar10", ("sam",)): ("exceeded", "within noise"),
+    ("cifar10", ("swa",)): ("exceeded", "within noise"),
     ("cifar10", ("cutout", "blurpool", "squeeze_excite", "mixup")): ("within noise", "gain"),
-    ("cifar10", ("cutout", "blurpool", "mixup")): ("within noise", "gain"),
-    ("cifar10", ("cutout", "blurpool", "mixup", "sam")): ("not reproduced", "gain"),
-    ("cifar10", ("cutout", "blurpool", "mixup", "swa")): ("reproduced", "gain"),
-    ("cifar10", ("cutout", "blurpool", "mixup", "label_smoothing")): ("not reproduced", "gain"),
-    ("cifar10", ("cutout", "blurpool", "mixup", "label_smoothing", "sam", "swa")): ("within noise", "gain"),
+    ("cifar10", ("cutout", "blurpool", "mixup")): ("reproduced", "gain"),
+    ("cifar10", ("cutout", "blurpool", "mixup", "sam")): ("reproduced", "gain"),
+    ("cifar10", ("cutout", "blurpool", "mixup", "swa")): ("not reproduced", "within noise"),
+    ("cifar10", ("cutout", "blurpool", "mixup", "label_smoothing")): ("reproduced", "gain"),
+    ("cifar10", ("cutout", "blurpool", "mixup", "label_smoothing", "sam", "swa")): ("not reproduced", "within noise"),
 }
 
 
@@ -164,7 +164,10 @@ def test_ladders_and_goals_in_notebook_16_are_those_of_the_recorded_runs():
 
 
 def test_a_stale_number_turns_the_suite_red(tmp_path, monkeypatch):
-    """One more image right in one record, and what the notebooks show is no longer what is recorded."""
+    """One more image right in one record, and what the notebooks show is no longer what is recorded.
+
+    The intervals of other rows change with it: they share the spread.
+    """
     shutil.copytree(recorded_dir(), tmp_path / "recorded")
     monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path / "recorded"))
     test_headlines_of_the_notebooks_show_the_recorded_accuracies()
@@ -172,9 +175,9 @@ def test_a_stale_number_turns_the_suite_red(tmp_path, monkeypatch):
     fixed = dict(list(run.misclassified.items())[1:])
     text = record_to_json(replace(run, misclassified=fixed, correct=run.correct + 1))
     (recorded_dir() / run.config.name / "run.json").write_text(text, encoding="utf-8")
-    with pytest.raises(AssertionError, match="10_mixup: make refresh"):
+    with pytest.raises(AssertionError, match="make refresh"):
         test_headlines_of_the_notebooks_show_the_recorded_accuracies()
-    with pytest.raises(AssertionError, match="10_mixup.ipynb: make refresh"):
+    with pytest.raises(AssertionError, match="make refresh"):
         test_technique_tables_in_the_notebooks_show_the_recorded_accuracies()
 
 

@@ -29,7 +29,7 @@ from effcnn_helpers.datasets import DataError, DatasetSpec, Images, dataset_from
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.machine import prepare, tune_allocator
 from effcnn_helpers.models import GapHead, build_model
-from effcnn_helpers.recipes import LIVE, RECIPES, Recipe, RunConfig, recipe_of
+from effcnn_helpers.recipes import RECIPES, USUAL, Recipe, RunConfig, recipe_of
 from effcnn_helpers.records import (
     SCHEMA_VERSION,
     RecordError,
@@ -372,7 +372,7 @@ def test_own_network_learns_from_a_dataset_of_ones_own():
     assert record.correct == record.total == 30
     assert (record.config.dataset, record.data["source"]) == ("leaves", "made up")
     assert predict(trained, leaves.test, spec).shape == (30, 3)
-    with pytest.raises(EffcnnError, match=f"no recipe '{LIVE}' for leaves; the recipes are"):
+    with pytest.raises(EffcnnError, match=f"no recipe '{USUAL}' for leaves; the recipes are"):
         train_own(network, leaves)
 
 

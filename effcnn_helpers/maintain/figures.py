@@ -36,9 +36,6 @@ Every table of the paper with our numbers beside it, from the recorded runs in `
 95 % interval of our gain over our own baseline leaves 0 out. With 31 rows and 23 effects, expect one or two of each to
 be judged wrongly by chance alone.
 
-MNIST's runs are by a recipe that comes to rest. CIFAR-10's still stop in a zigzag, so their spread is large; their
-rows by the other recipe are on the way.
-
 """
 
 
