@@ -162,36 +162,38 @@ def mnist_5k_dw(classes: int = 10) -> nn.Sequential:
     ))
 
 
-def mnist_1_5k_dw(classes: int = 10) -> nn.Sequential:
-    """1.5K with depthwise convolutions (Table 1): 1,560 parameters."""
+def mnist_1_5k_dw(classes: int = 10, widths: tuple[int, int, int, int] = (8, 12, 16, 15)) -> nn.Sequential:
+    """1.5K with depthwise convolutions (Table 1): 1,560 parameters. Other widths keep its form; they are ours."""
+    first, second, third, last = widths
     return nn.Sequential(OrderedDict(
-        conv1=Conv3x3(1, 8),                          # 28 x 28
-        conv2=DepthwiseSeparableConv2d(8, 12),
-        transition1=transition_block(12, 8),
+        conv1=Conv3x3(1, first),                      # 28 x 28
+        conv2=DepthwiseSeparableConv2d(first, second),
+        transition1=transition_block(second, first),
         maxpool1=nn.MaxPool2d(2),                     # 14 x 14
-        conv3=DepthwiseSeparableConv2d(8, 12),
-        conv4=DepthwiseSeparableConv2d(12, 16),
-        transition2=transition_block(16, 12),
+        conv3=DepthwiseSeparableConv2d(first, second),
+        conv4=DepthwiseSeparableConv2d(second, third),
+        transition2=transition_block(third, second),
         maxpool2=nn.MaxPool2d(2),                     # 7 x 7
-        conv5=DepthwiseSeparableConv2d(12, 15),
-        head=GapHead(15, classes),
+        conv5=DepthwiseSeparableConv2d(second, last),
+        head=GapHead(last, classes),
     ))
 
 
-def cifar10_143k(classes: int = 10) -> nn.Sequential:
-    """143K without depthwise convolutions (Table 2): 143,208 parameters."""
+def cifar10_143k(classes: int = 10, widths: tuple[int, int, int, int] = (16, 32, 64, 120)) -> nn.Sequential:
+    """143K without depthwise convolutions (Table 2): 143,208 parameters. Other widths keep its form; they are ours."""
+    first, second, third, last = widths
     return nn.Sequential(OrderedDict(
-        conv1=Conv3x3(3, 16, bias=True),              # 32 x 32
-        conv2=Conv3x3(16, 16, bias=True),
+        conv1=Conv3x3(3, first, bias=True),           # 32 x 32
+        conv2=Conv3x3(first, first, bias=True),
         maxpool1=nn.MaxPool2d(2),                     # 16 x 16
-        conv3=Conv3x3(16, 32, bias=True),
-        conv4=Conv3x3(32, 32, bias=True),
+        conv3=Conv3x3(first, second, bias=True),
+        conv4=Conv3x3(second, second, bias=True),
         maxpool2=nn.MaxPool2d(2),                     # 8 x 8
-        conv5=Conv3x3(32, 64, bias=True),
-        conv6=Conv3x3(64, 64, bias=True),
+        conv5=Conv3x3(second, third, bias=True),
+        conv6=Conv3x3(third, third, bias=True),
         maxpool3=nn.MaxPool2d(2),                     # 4 x 4
-        conv7=Conv3x3(64, 120, bias=True),
-        head=GapHead(120, classes),
+        conv7=Conv3x3(third, last, bias=True),
+        head=GapHead(last, classes),
     ))
 
 
@@ -229,39 +231,6 @@ def cifar10_142k_res(classes: int = 10) -> nn.Sequential:
     ))
 
 
-def like_1_5k_dw(first: int, second: int, third: int, last: int, classes: int = 10) -> nn.Sequential:
-    """1.5K-DW with other widths, not the paper's; 1.5K-DW itself has 8, 12, 16 and 15."""
-    return nn.Sequential(OrderedDict(
-        conv1=Conv3x3(1, first),                      # 28 x 28
-        conv2=DepthwiseSeparableConv2d(first, second),
-        transition1=transition_block(second, first),
-        maxpool1=nn.MaxPool2d(2),                     # 14 x 14
-        conv3=DepthwiseSeparableConv2d(first, second),
-        conv4=DepthwiseSeparableConv2d(second, third),
-        transition2=transition_block(third, second),
-        maxpool2=nn.MaxPool2d(2),                     # 7 x 7
-        conv5=DepthwiseSeparableConv2d(second, last),
-        head=GapHead(last, classes),
-    ))
-
-
-def like_143k(first: int, second: int, third: int, last: int, classes: int = 10) -> nn.Sequential:
-    """143K with other widths, not the paper's; 143K itself has 16, 32, 64 and 120."""
-    return nn.Sequential(OrderedDict(
-        conv1=Conv3x3(3, first, bias=True),           # 32 x 32
-        conv2=Conv3x3(first, first, bias=True),
-        maxpool1=nn.MaxPool2d(2),                     # 16 x 16
-        conv3=Conv3x3(first, second, bias=True),
-        conv4=Conv3x3(second, second, bias=True),
-        maxpool2=nn.MaxPool2d(2),                     # 8 x 8
-        conv5=Conv3x3(second, third, bias=True),
-        conv6=Conv3x3(third, third, bias=True),
-        maxpool3=nn.MaxPool2d(2),                     # 4 x 4
-        conv7=Conv3x3(third, last, bias=True),
-        head=GapHead(last, classes),
-    ))
-
-
 @dataclass(frozen=True)
 class Model:
     """A network of the series: its names, its colour and line in every plot, how to build it.
@@ -290,13 +259,13 @@ MODELS = {model.name: model for model in (
     Model("143k", "143K", "#882255", _PHOTOS, cifar10_143k, paper=True),
     Model("143k-dw", "143K-DW", "#44aa99", _PHOTOS, cifar10_143k_dw, "--", paper=True),
     Model("142k-res", "142K-Res", "#332288", _PHOTOS, cifar10_142k_res, ":"),
-    Model("0.3k-dw", "0.3K-DW", "#e6c9a8", _DIGITS, partial(like_1_5k_dw, 2, 4, 5, 5), "--"),
-    Model("0.6k-dw", "0.6K-DW", "#dcb588", _DIGITS, partial(like_1_5k_dw, 4, 6, 8, 8), "--"),
-    Model("1k-dw", "1K-DW", "#d3a374", _DIGITS, partial(like_1_5k_dw, 6, 9, 12, 11), "--"),
-    Model("2.8k-dw", "2.8K-DW", "#a5713c", _DIGITS, partial(like_1_5k_dw, 12, 16, 24, 24), "--"),
-    Model("9k", "9K", "#ddaabb", _PHOTOS, partial(like_143k, 4, 8, 16, 30)),
-    Model("36k", "36K", "#c07088", _PHOTOS, partial(like_143k, 8, 16, 32, 60)),
-    Model("80k", "80K", "#a04466", _PHOTOS, partial(like_143k, 12, 24, 48, 88)),
+    Model("0.3k-dw", "0.3K-DW", "#e6c9a8", _DIGITS, partial(mnist_1_5k_dw, widths=(2, 4, 5, 5)), "--"),
+    Model("0.6k-dw", "0.6K-DW", "#dcb588", _DIGITS, partial(mnist_1_5k_dw, widths=(4, 6, 8, 8)), "--"),
+    Model("1k-dw", "1K-DW", "#d3a374", _DIGITS, partial(mnist_1_5k_dw, widths=(6, 9, 12, 11)), "--"),
+    Model("2.8k-dw", "2.8K-DW", "#a5713c", _DIGITS, partial(mnist_1_5k_dw, widths=(12, 16, 24, 24)), "--"),
+    Model("9k", "9K", "#ddaabb", _PHOTOS, partial(cifar10_143k, widths=(4, 8, 16, 30))),
+    Model("36k", "36K", "#c07088", _PHOTOS, partial(cifar10_143k, widths=(8, 16, 32, 60))),
+    Model("80k", "80K", "#a04466", _PHOTOS, partial(cifar10_143k, widths=(12, 24, 48, 88))),
 )}
 
 

@@ -497,7 +497,7 @@ def test_select_takes_the_pilot_whatever_the_seeds(recipe, dataset):
 @pytest.mark.parametrize("selection", [
     "imagenet", "pilot", "7k+mixup", "7k@", "7k@ten", "7k@-1", "mnist@3", "table-4@3", ""])
 def test_select_refuses_the_rest_and_lists_what_there_is(selection):
-    known = ("mnist, cifar10, table-4, table-5, beyond-1.5k.*, pilot-beyond, sizes, beyond, pilot-.*mnist.*, 25k.*"
+    known = ("mnist, cifar10, table-4, table-5, beyond-1.5k.*, beyond, pilot-beyond, pilot-.*mnist.*, 25k.*"
              "143k-dw/cutout")
     message = f"unknown selection '{re.escape(selection)}'; use some of {known}"
     with pytest.raises(EffcnnError, match=message):

@@ -13,8 +13,11 @@ from effcnn_helpers.cli.results import report
 from effcnn_helpers.datasets import DATASETS
 from effcnn_helpers.ladder import goals_table, ladder_table, worded_ladder
 from effcnn_helpers.maintain.figures import RESULTS
-from effcnn_helpers.records import record_to_json, recorded_dir, table_runs
+from effcnn_helpers.models import MODELS
+from effcnn_helpers.paper import TABLE_5
+from effcnn_helpers.records import record_to_json, recorded_dir, rows_of_model, table_runs
 from effcnn_helpers.scorecard import scorecard
+from effcnn_helpers.statistics import summary_of
 from effcnn_helpers.tables import (
     combinations_in_one_line,
     compare_technique,
@@ -164,21 +167,55 @@ def test_ladders_and_goals_in_notebook_16_are_those_of_the_recorded_runs():
 
 
 def test_a_stale_number_turns_the_suite_red(tmp_path, monkeypatch):
-    """One more image right in one record, and what the notebooks show is no longer what is recorded.
+    """One more image right in each record of a row, and what the notebooks show is no longer what is recorded.
 
-    The intervals of other rows change with it: they share the spread.
+    In each, as the spread between seeds, which the intervals of other rows rest on, then stays as it is.
     """
     shutil.copytree(recorded_dir(), tmp_path / "recorded")
     monkeypatch.setenv("EFFCNN_RECORDED_DIR", str(tmp_path / "recorded"))
     test_headlines_of_the_notebooks_show_the_recorded_accuracies()
-    run = table_runs("143k-dw", ("mixup",))[0]
-    fixed = dict(list(run.misclassified.items())[1:])
-    text = record_to_json(replace(run, misclassified=fixed, correct=run.correct + 1))
-    (recorded_dir() / run.config.name / "run.json").write_text(text, encoding="utf-8")
-    with pytest.raises(AssertionError, match="make refresh"):
+    for run in table_runs("143k-dw", ("mixup",)):
+        fixed = dict(list(run.misclassified.items())[1:])
+        text = record_to_json(replace(run, misclassified=fixed, correct=run.correct + 1))
+        (recorded_dir() / run.config.name / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match="10_mixup: make refresh"):
         test_headlines_of_the_notebooks_show_the_recorded_accuracies()
-    with pytest.raises(AssertionError, match="make refresh"):
+    with pytest.raises(AssertionError, match="10_mixup.ipynb: make refresh"):
         test_technique_tables_in_the_notebooks_show_the_recorded_accuracies()
+
+
+def test_sizes_in_notebook_16_are_those_of_the_recorded_runs():
+    [html, _] = [html for _, html in tables_with("trained by")]
+    shown = {label: [int(count), accuracy] for _, label, _, count, accuracy in html_rows(html)[1:]}
+    runs = {model.label: table_runs(model.name, recipe="settled") for model in MODELS.values()}
+    assert shown == {label: [found[0].parameters, str(summary_of(found))] for label, found in runs.items() if found}
+
+
+def test_notebook_14_holds_each_stack_against_the_sum_of_its_parts():
+    """By the means of the rows, not image by image as there."""
+    means = {techniques: summary_of(found).mean_percent for techniques, found in rows_of_model("143k-dw").items()}
+    gains = {techniques: mean - means[()] for techniques, mean in means.items()}
+    [html] = [html for _, html in tables_with("together minus sum")]
+    for (_, _, _, _, difference, _), stack in zip(html_rows(html)[1:], TABLE_5, strict=True):
+        expected = gains[stack] - sum(gains[(name,)] for name in stack)
+        assert float(difference.split()[0]) == pytest.approx(expected, abs=0.006), stack
+
+
+# Accuracies in the README's findings: the words before and after, and the row.
+README_SAYS = {
+    "143K-DW reaches {} %": ("143k-dw", ()),
+    "Cutout, BlurPool and Mixup together reach {} %": ("143k-dw", ("cutout", "blurpool", "mixup")),
+    "86.8 % there, {} % here": ("143k-dw", max(TABLE_5, key=TABLE_5.get)),
+    "1,560 parameters reach {} %": ("1.5k-dw", ()),
+    "300 parameters read {} % of the digits": ("0.3k-dw", ()),
+    "576 read {} %": ("0.6k-dw", ()),
+}
+
+
+def test_readme_says_what_is_recorded():
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for phrase, row in README_SAYS.items():
+        assert phrase.format(f"{summary_of(table_runs(*row)).mean_percent:.1f}") in words, phrase
 
 
 @pytest.mark.parametrize("dataset, stem", [("mnist", "00_start_here"), ("cifar10", "05_cifar10_143k")])

@@ -61,11 +61,10 @@ def held_out(config: RunConfig) -> RunConfig:
     return replace(config, evaluate_on="validation", train_images=None)
 
 
-# Notebook 16's: its ladders, and every network by one recipe.
-BEYOND = {f"beyond-{budget}": [rung.config for rung in ladder.rungs] for budget, ladder in LADDERS.items()}
-BEYOND["pilot-beyond"] = [held_out(config) for configs in BEYOND.values() for config in configs]
-BEYOND["sizes"] = [table_run(model, recipe="settled") for model in MODELS]
-BEYOND["beyond"] = [config for name, configs in BEYOND.items() if name != "pilot-beyond" for config in configs]
+RUNGS = {f"beyond-{budget}": [rung.config for rung in ladder.rungs] for budget, ladder in LADDERS.items()}
+EVERY_RUNG = [config for configs in RUNGS.values() for config in configs]
+SIZES = [table_run(model, recipe="settled") for model in MODELS]
+BEYOND = {**RUNGS, "sizes": SIZES, "beyond": EVERY_RUNG + SIZES, "pilot-beyond": list(map(held_out, EVERY_RUNG))}
 
 
 def pilot_runs(recipe: str | None, dataset: str) -> list[RunConfig]:
