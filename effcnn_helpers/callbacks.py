@@ -113,7 +113,8 @@ class FreshStatistics(Callback):
     """After the last epoch, measures BatchNorm's running statistics anew over the training images.
 
     Averaged weights have never seen an image, and Composer's SWA leaves them with the statistics of the
-    last weights that have. Comes before the evaluation and the checkpoint of that epoch.
+    last weights that have. And weights that saw augmented images have the statistics of those. Comes before the
+    evaluation and the checkpoint of that epoch.
     """
 
     def __init__(self, loader: BatchLoader):

@@ -120,7 +120,9 @@ def digits_rungs(model: str) -> tuple[Rung, ...]:
     return climb(table_run(model, recipe="settled"),
                  ("images turned, scaled, shifted", {"augmentation": ("affine",)}, True),
                  ("BlurPool", {"techniques": ("blurpool",)}, True),
-                 ("averaged weights", {"average": 1.0}, True))
+                 ("averaged weights", {"average": 1.0}, True),
+                 ("fresh BatchNorm statistics", {"fresh_statistics": True}, True),
+                 ("three times the epochs", {"epochs": 60}, True))
 
 
 # By the budget of parameters, as decided before any of their runs on test images. A rung that is not kept is shown for

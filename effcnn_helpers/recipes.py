@@ -17,7 +17,7 @@ from .errors import EffcnnError
 from .models import MODELS, model_of
 from .techniques import check_techniques, chosen, in_order
 
-LATER = ("average", "teacher", "processes", "precision")  # knobs that came when runs were recorded already
+LATER = ("average", "teacher", "processes", "precision", "fresh_statistics")  # knobs that came when runs were recorded already
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear")
 PRECISIONS = ("float32", "bfloat16")
@@ -57,6 +57,8 @@ class Recipe:
     precision: of what passes through the network in training: "float32", or "bfloat16", which keeps 8 bits of
         float32's 24 and all of its range (weights, their updates and every evaluation stay float32). Nearly twice as
         fast on processors with AMX, on others slower.
+    fresh_statistics: whether BatchNorm's statistics are measured anew after the last epoch, over the training images
+        without augmentation, as the network is going to see images (Wu and Johnson, 2021).
     Raises EffcnnError, naming the field, for a value that cannot be trained with.
     """
 
@@ -75,6 +77,7 @@ class Recipe:
     teacher: str = ""
     processes: int = 1
     precision: str = "float32"
+    fresh_statistics: bool = False
 
     def __post_init__(self):
         known = isinstance(self.augmentation, tuple) and all(name in [*AUGMENTATIONS] for name in self.augmentation)
@@ -97,6 +100,7 @@ class Recipe:
                 is_whole(self.batch_size, 2) and self.batch_size < 2 * self.processes)
             else "1 or more, with two images of a batch or more for each",
             "precision": None if self.precision in PRECISIONS else " or ".join(PRECISIONS),
+            "fresh_statistics": None if isinstance(self.fresh_statistics, bool) else "True or False",
         }
         refuse("Recipe", self, problems)
         # 1 and 1.0 are one recipe, one folder.

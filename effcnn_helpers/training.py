@@ -117,7 +117,6 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
 
     train_images, test_images = split_for(config, dataset)
     started = now()
-    entries = chosen(config.techniques)
 
     # Composer's own seeding comes after the model is built, too late for the initial weights.
     composer.utils.reproducibility.seed_all(config.seed)
@@ -128,10 +127,11 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     test_loader = BatchLoader(test_images, dataset.spec, EVAL_BATCH, place=place)
     history = History(loader, on_epoch)
     callbacks: list[composer.Callback] = [history]
-    if any(entry.fresh_statistics for entry in entries):
-        callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
     if config.recipe.average:
         callbacks.append(MovingAverage(config.recipe.average * len(loader)))
+    if config.recipe.fresh_statistics or any(entry.fresh_statistics for entry in chosen(config.techniques)):
+        # After the moving average: the statistics are to be those of the weights that are kept.
+        callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
     if progress:
         callbacks.append(ProgressBar(f"{config.model} seed {config.seed}", config.epochs, history))
     optimizer = make_optimizer(config, network)

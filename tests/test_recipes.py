@@ -57,6 +57,7 @@ NAMES = ["", " ", "a/b", "a,b", "a=b", "a+b", "..", ".hidden", "a\nb", "a\\b", N
     ("teacher", ["8k", None, 0, ["25k"]], "one of 25k, 7k"),
     ("processes", [0, 65, *WHOLE_NUMBERS], "1 or more, with two images"),
     ("precision", ["float16", "fp32", None, 32, ["float32"]], "float32 or bfloat16"),
+    ("fresh_statistics", [0, 1, None, "yes", [True]], "True or False"),
 ])
 def test_recipe_refuses_what_cannot_be_trained_with(field, values, expected):
     for value in values:
@@ -137,7 +138,7 @@ def test_what_is_unknown_is_refused_with_what_is_known(make, message):
     ("epochs", 1), ("version", 1), ("batch_size", 2), ("optimizer", "adam"), ("momentum", 0),
     ("learning_rate", 1e-9), ("weight_decay", 0), ("schedule", "linear"), ("rise", 0.999),
     ("augmentation", ("flip", "crop")), ("average", 0), ("teacher", "25k"), ("processes", 64),
-    ("precision", "bfloat16"),
+    ("precision", "bfloat16"), ("fresh_statistics", False),
     ("name", "settled-2 v1.0_a")])
 def test_recipe_takes_the_smallest_values_that_work(field, value):
     assert getattr(replace(PLAIN, **{field: value}), field) == value
@@ -167,6 +168,7 @@ def others(value, field: str) -> list:
             "optimizer": ["adam"], "learning_rate": [0.01, 0.10000000000000002, 1e-5, 1, 10.0],
             "momentum": [0, 0.95, 0.09], "weight_decay": [1e-4, 5e-4, 0.1, 1], "rise": [0.1, 0.25],
             "average": [0.1, 2], "teacher": ["25k", "7k"], "processes": [2, 3], "precision": ["bfloat16"],
+            "fresh_statistics": [True],
             "schedule": ["linear"], "model": ["own", "7k", "7k-dw", "constant"],
             "dataset": ["photos", "validation"], "seed": [1, 10, 11],
             "train_images": [None, 2, 200, 5_000, 50_000], "test_images": [1, 200, 5_000],

@@ -146,6 +146,8 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int,
     if recipe.average:
         averaged = {name: value for name, value in mean.state_dict().items() if value.is_floating_point()}
         network.load_state_dict({**network.state_dict(), **averaged})
+    if recipe.fresh_statistics:
+        update_bn([normalise(x, "mnist") for x in images.x.split(500)], network)
     return losses
 
 
@@ -159,6 +161,7 @@ def plain_loop(network: nn.Module, recipe: Recipe, images: Images, seed: int,
     Recipe("augmented", epochs=2, rise=0.5, augmentation=("flip", "hole")),
     Recipe("averaged", epochs=2, average=0.5),
     Recipe("lowered", epochs=2, precision="bfloat16"),
+    Recipe("fresh", epochs=2, average=0.5, augmentation=("hole",), fresh_statistics=True),
 ], ids=lambda recipe: recipe.name)
 def test_training_is_the_plain_loop_that_the_notebooks_teach(recipe, tiny, digits):
     """Composer's Trainer against a loop in PyTorch alone: the same weights and losses, within 1e-6.
