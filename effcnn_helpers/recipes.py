@@ -148,7 +148,8 @@ def refuse(kind: str, entry, problems: dict[str, str | None]) -> None:
             raise EffcnnError(f"{kind}.{field} is {getattr(entry, field)!r}; use {expected}")
 
 
-# By name and dataset, chosen by validation runs (cli/selections.py names them, tables.pilot_table shows them).
+# By name and dataset, chosen by validation runs (cli/selections.py names them, tables.pilot_table shows those that are
+# recorded: the runs behind "settled").
 # "constant": the plain recipe of the first measurement, which stops in a zigzag. "settled": its rate falls to 0, so
 # that a run comes to rest; the best in the mean over rows without and with techniques, though within noise.
 RECIPES = {(recipe.name, dataset): recipe for dataset, recipe in (

@@ -17,7 +17,7 @@ from effcnn_helpers.models import MODELS
 from effcnn_helpers.paper import TABLE_5
 from effcnn_helpers.records import record_to_json, recorded_dir, rows_of_model, table_runs
 from effcnn_helpers.scorecard import scorecard
-from effcnn_helpers.statistics import summary_of
+from effcnn_helpers.statistics import gain_over, spread_of, summary_of
 from effcnn_helpers.tables import (
     combinations_in_one_line,
     compare_technique,
@@ -199,6 +199,19 @@ def test_notebook_14_holds_each_stack_against_the_sum_of_its_parts():
     for (_, _, _, _, difference, _), stack in zip(html_rows(html)[1:], TABLE_5, strict=True):
         expected = gains[stack] - sum(gains[(name,)] for name in stack)
         assert float(difference.split()[0]) == pytest.approx(expected, abs=0.006), stack
+
+
+def test_notebook_14s_first_exercise_quotes_what_is_recorded():
+    rows = rows_of_model("143k-dw", "constant")
+    spread = spread_of(rows.values())
+    stack, others = ("cutout", "blurpool", "mixup"), ("blurpool", "mixup", "label_smoothing")
+    quoted = [(stack, ()), (("cutout", *others), others), *(((name,), ()) for name in stack), (stack, ()),
+              ((*stack, "swa"), (*stack, "label_smoothing"))]
+    expected = [str(gain_over(rows[row], rows[other], spread)).replace("-", "−") for row, other in quoted]
+    [text] = [cell.source for cell in nbformat.read(ROOT / "notebooks/14_combinations.ipynb", 4).cells
+              if "**1 (judge).**" in cell.source]
+    assert re.findall(r"[+−]\d+\.\d\d ± \d+\.\d\d", text) == expected
+    assert f"the standard deviation is {spread.sd_percent:.2f}" in text
 
 
 # Accuracies in the README's findings: the words before and after, and the row.
