@@ -122,7 +122,7 @@ class FreshStatistics(Callback):
 
     def epoch_end(self, state, logger):
         if state.timestamp.epoch == state.max_duration:
-            network = state.model.module
+            network = (state.model.module if state.is_model_ddp else state.model).module
             update_bn(self.loader, network, device=next(network.parameters()).device)
 
 

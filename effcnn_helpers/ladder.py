@@ -8,7 +8,7 @@ import pandas as pd
 from .models import model_of
 from .recipes import Recipe, RunConfig, table_run
 from .records import RunRecord, all_runs, runs_of_row
-from .statistics import gain_over, spread_of, summary_of
+from .statistics import gain_over, spread_of, summary_of, verdict
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def worded_ladder(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def goals_table(root: Path | None = None) -> pd.DataFrame:
-    """How far each ladder has come, worded: its highest kept rung, and the highest by one of the paper's networks."""
+    """How far each ladder has come, worded: its highest kept rung, and the highest by one of the paper's networks.
+
+    The verdict (see statistics.verdict) is that of the highest rung against the paper's best.
+    """
     rows = []
     for ladder in LADDERS.values():
         reached = {"own": [config for config in ladder.kept if model_of(config.model).paper], "any": ladder.kept}
@@ -111,6 +114,8 @@ def goals_table(root: Path | None = None) -> pd.DataFrame:
             aim = getattr(ladder, kind)
             row[f"aim: {words}"] = f"{aim:.2f}" + (
                 "" if summary is None else ", reached" if summary.mean_percent >= aim else ", not yet")
+        spread = spread_of(rows_at_rest(ladder.rungs[0].config.dataset, root))
+        row["verdict"] = verdict(ladder.paper, summary, spread)  # of any architecture
         rows.append(row)
     return pd.DataFrame(rows).set_index("parameters")
 
