@@ -1,5 +1,6 @@
 """The paper's tables with our recorded runs beside them."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -158,13 +159,15 @@ def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = Non
     One row per techniques, number of epochs, optimiser, learning rate and, where there is one, weight decay.
     The accuracy of a run that comes to rest is that of its last epoch, else the mean of its last three. At a
     constant rate a run with SWA is a baseline up to its last epoch: its three epochs before that stand in
-    the baseline's row, its end alone in the row of SWA.
+    the baseline's row, its end alone in the row of SWA. A run that differs in anything else (a rung of notebook 16's
+    ladders) is left out.
     """
-    name = recipe_of(recipe, dataset).name
+    chosen = recipe_of(recipe, dataset)
+    shown = {field: getattr(chosen, field) for field in ("name", "epochs", "optimizer", "learning_rate", "weight_decay")}
     rows = []
     for run in all_runs(root, f"validation/{dataset}"):
         tried, techniques = run.config.recipe, run.config.techniques
-        if tried.name not in (name, f"{name}-pilot"):
+        if tried.name not in (chosen.name, f"{chosen.name}-pilot") or replace(tried, **shown) != chosen:
             continue
         accuracies = [row["test_accuracy_percent"] for row in run.epochs]
         parts = {techniques: accuracies[-1:] if tried.comes_to_rest else accuracies[-3:]}

@@ -171,6 +171,7 @@ def test_pilot_table_ranks_the_choices_by_their_last_three_epochs(write_record, 
         write_record(model, wrong=wrong, root=tmp_path, recipe=tried, config=HELD_OUT)
     write_record("25k", wrong=9, root=tmp_path, recipe={"name": "own"}, config=HELD_OUT)
     write_record("25k", wrong=1, root=tmp_path, recipe=CONSTANT)  # a test run has no say
+    write_record("25k", wrong=2, root=tmp_path, recipe={**CONSTANT, "augmentation": ("affine",)}, config=HELD_OUT)
     table = pilot_table("mnist", tmp_path, "constant")
     assert list(table.index) == [
         ("baseline", 12, "sgd", 0.1), ("baseline", 6, "adam", 0.01), ("baseline", 6, "sgd", 0.1)]
