@@ -17,7 +17,8 @@ from .errors import EffcnnError
 from .models import MODELS, model_of
 from .techniques import check_techniques, chosen, in_order
 
-LATER = ("average", "teacher", "processes", "precision", "fresh_statistics")  # knobs that came when runs were recorded already
+# Knobs that came when runs were recorded already.
+LATER = ("average", "teacher", "processes", "precision", "fresh_statistics")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "linear")
 PRECISIONS = ("float32", "bfloat16")

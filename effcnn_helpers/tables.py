@@ -163,7 +163,8 @@ def pilot_table(dataset: str, root: Path | None = None, recipe: str | None = Non
     ladders) is left out.
     """
     chosen = recipe_of(recipe, dataset)
-    shown = {field: getattr(chosen, field) for field in ("name", "epochs", "optimizer", "learning_rate", "weight_decay")}
+    columns = ("name", "epochs", "optimizer", "learning_rate", "weight_decay")
+    shown = {field: getattr(chosen, field) for field in columns}
     rows = []
     for run in all_runs(root, f"validation/{dataset}"):
         tried, techniques = run.config.recipe, run.config.techniques
