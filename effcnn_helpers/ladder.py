@@ -107,15 +107,16 @@ def goals_table(root: Path | None = None) -> pd.DataFrame:
     rows = []
     for ladder in LADDERS.values():
         reached = {"own": [config for config in ladder.kept if model_of(config.model).paper], "any": ladder.kept}
+        summaries = {kind: summary_of(runs_of_row(configs[-1], root)) for kind, configs in reached.items()}
         row = {"parameters": f"≤ {ladder.parameters:,}", "paper's best (%)": f"{ladder.paper:.2f}"}
         for kind, words in (("own", "its architecture"), ("any", "any architecture")):
-            summary = summary_of(runs_of_row(reached[kind][-1], root))
+            summary = summaries[kind]
             row[f"{words} (%)"] = "no run yet" if summary is None else str(summary)
             aim = getattr(ladder, kind)
             row[f"aim: {words}"] = f"{aim:.2f}" + (
                 "" if summary is None else ", reached" if summary.mean_percent >= aim else ", not yet")
         spread = spread_of(rows_at_rest(ladder.rungs[0].config.dataset, root))
-        row["verdict"] = verdict(ladder.paper, summary, spread)  # of any architecture
+        row["verdict"] = verdict(ladder.paper, summaries["any"], spread)
         rows.append(row)
     return pd.DataFrame(rows).set_index("parameters")
 

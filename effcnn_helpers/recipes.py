@@ -231,6 +231,11 @@ class RunConfig:
         return self.recipe.comes_to_rest or any(entry.comes_to_rest for entry in chosen(self.techniques))
 
     @property
+    def fresh_statistics(self) -> bool:
+        """Whether BatchNorm's statistics are measured anew at its end, by the recipe or for a technique."""
+        return self.recipe.fresh_statistics or any(entry.fresh_statistics for entry in chosen(self.techniques))
+
+    @property
     def passes(self) -> int:
         """How often a training step passes its batch through the network."""
         return max([entry.passes for entry in chosen(self.techniques)], default=1)

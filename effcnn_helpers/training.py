@@ -129,7 +129,7 @@ def fit_here(config: RunConfig, build: Callable[[], nn.Module], dataset: ImageDa
     callbacks: list[composer.Callback] = [history]
     if config.recipe.average:
         callbacks.append(MovingAverage(config.recipe.average * len(loader)))
-    if config.recipe.fresh_statistics or any(entry.fresh_statistics for entry in chosen(config.techniques)):
+    if config.fresh_statistics:
         # After the moving average: the statistics are to be those of the weights that are kept.
         callbacks.append(FreshStatistics(BatchLoader(train_images, dataset.spec, EVAL_BATCH)))
     if progress:
