@@ -37,15 +37,19 @@ def is_compared(cell) -> bool:
     return bool(cell.execution_count and cell.outputs and not ignored)
 
 
-def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_seconds: int = 240) -> tuple[list[str], str]:
+def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_seconds: int = 240,
+              starts: int = 3) -> tuple[list[str], str]:
     """(names of the cells that did not pass, nbval's output). An expected failure does not pass either:
-    nbval marks the rest of a notebook so when a cell has timed out."""
+    nbval marks the rest of a notebook so when a cell has timed out. A kernel that could not start gets
+    another try: jupyter_client picks free ports, and another process may be faster to bind one."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-kernel-startup-timeout=120",
          f"--nbval-cell-timeout={cell_seconds}", f"--nbval-sanitize-with={ROOT / 'tests/sanitize.cfg'}",
          f"--junitxml={report}", "-p", "no:cacheprovider",
          "-o", "filterwarnings=", "-q", str(path)],
         cwd=ROOT, env=environment, capture_output=True, text=True)
+    if "Kernel died before replying to kernel_info" in done.stdout and starts > 1:
+        return run_nbval(path, environment, report, cell_seconds, starts - 1)
     cases = ElementTree.parse(report).getroot().findall(".//testcase")
     cells = len(code_cells(path))
     bad = [case.get("name") for case in cases if {part.tag for part in case} & {"failure", "error", "skipped"}]

@@ -284,6 +284,24 @@ def test_kernel_that_cannot_start_is_named_and_the_next_notebook_is_tried(launch
     assert last.startswith("2 notebooks, 2 failed") and shown.err == ""
 
 
+@pytest.mark.parametrize("taken, code", [(2, 0), (3, 1)])
+def test_kernel_whose_port_was_taken_meanwhile_starts_again(taken, code, project, monkeypatch, capsys):
+    (project / "path").mkdir()
+    (project / "path/ipykernel_launcher.py").write_text(
+        "import pathlib\n"
+        "tries = pathlib.Path(__file__).with_name('tries')\n"
+        "tries.write_text(tries.read_text() + 'x' if tries.exists() else 'x')\n"
+        f"if len(tries.read_text()) <= {taken}:\n"
+        "    raise OSError(98, 'Address already in use')\n"
+        "from ipykernel import kernelapp\n"
+        "kernelapp.launch_new_instance()\n")
+    monkeypatch.setenv("PYTHONPATH", str(project / "path"), prepend=os.pathsep)
+    write_notebook(project / "notebooks/01_first.ipynb", "1 + 1")
+    assert main(["run"]) == code
+    assert ("Address already in use" in capsys.readouterr().out) is bool(code)
+    assert len((project / "path/tries").read_text()) == 3
+
+
 def test_python_that_cannot_be_started_is_named(project, monkeypatch, capsys):
     monkeypatch.setattr(runner.sys, "executable", str(project / "nowhere/python"))
     write_notebook(project / "notebooks/01_first.ipynb", "1 + 1")

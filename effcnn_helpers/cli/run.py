@@ -24,6 +24,8 @@ from ..machine import usable_cores
 
 CELL_SECONDS = 600
 START_SECONDS = 60    # for a kernel to answer
+STARTS = 3            # as long as PORT_TAKEN is the cause
+PORT_TAKEN = "Address already in use"  # jupyter_client picks free ports; another process may be faster to bind one
 STOP_SECONDS = 2      # for a kernel to end by itself
 TIMES_NETWORKS = "15"
 INLINE = "module://matplotlib_inline.backend_inline"
@@ -127,7 +129,7 @@ async def execute_all(notebooks: list[Path], profile: str, jobs: int,
         await one(path)
 
 
-async def execute(path: Path, profile: str) -> Executed:
+async def execute(path: Path, profile: str, starts: int = STARTS) -> Executed:
     """The executed notebook and, when a cell failed, one line that says which and how."""
     notebook = nbformat.read(path, as_version=4)
     manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), shutdown_wait_time=STOP_SECONDS)
@@ -148,8 +150,10 @@ async def execute(path: Path, profile: str) -> Executed:
             error = "FAILED: the kernel died"
             print(*lines_of(terminal), sep="\n", end="", file=sys.stderr)
         except KernelStartError as problem:
-            cause = lines_of(terminal) or [str(problem)]
-            error = f"FAILED: the kernel could not start: {cause[-1]}"
+            cause = (lines_of(terminal) or [str(problem)])[-1]
+            if PORT_TAKEN in cause and starts > 1:
+                return await execute(path, profile, starts - 1)
+            error = f"FAILED: the kernel could not start: {cause}"
     return clean(notebook), error
 
 
