@@ -13,6 +13,7 @@ from effcnn_helpers.models import (
     DepthwiseSeparableConv2d,
     GapHead,
     ResidualBlock,
+    ResidualSeparable,
     build_model,
     count_parameters,
     kind_of,
@@ -89,9 +90,10 @@ def test_the_papers_eight_come_first_in_its_order():
 
 def test_our_own_networks_have_their_parameters():
     counts = {name: count_parameters(build_model(name)) for name in MODELS if name not in COUNTS}
-    assert counts == {"142k-res": 141_936, "0.3k-dw": 300, "0.6k-dw": 576, "1k-dw": 1_005, "2.8k-dw": 2_764,
-                      "9k": 9_450, "36k": 36_468, "80k": 80_164}
-    assert counts["142k-res"] < COUNTS["143k-dw"]
+    assert counts == {"142k-res": 141_936, "25k-res": 25_004, "1.5k-res": 1_504, "0.3k-dw": 300, "0.6k-dw": 576,
+                      "1k-dw": 1_005, "2.8k-dw": 2_764, "9k": 9_450, "36k": 36_468, "80k": 80_164}
+    for ours, papers in (("142k-res", "143k-dw"), ("25k-res", "25k"), ("1.5k-res", "1.5k-dw")):
+        assert counts[ours] < COUNTS[papers]
 
 
 @pytest.mark.parametrize("like, names", [("1.5k-dw", ("0.3k-dw", "0.6k-dw", "1k-dw", "2.8k-dw")),
@@ -121,6 +123,14 @@ def test_residual_block_adds_what_came_in(c_in, c_out):
     change = normed(change, block.block2.conv, block.block2.norm, 1)
     came_in = x if c_in == c_out else normed(x, block.shortcut.conv, block.shortcut.norm, 0)
     torch.testing.assert_close(block(x), (change + came_in).relu())
+
+
+def test_residual_separable_convolution_adds_what_came_in():
+    torch.manual_seed(0)
+    block = ResidualSeparable(6)
+    x = torch.randn(4, 6, 5, 5)
+    change = block.block.norm(block.block.pointwise(block.block.depthwise(x)))
+    torch.testing.assert_close(block(x), (change + x).relu())
 
 
 @every_model
