@@ -81,6 +81,17 @@ def test_bench_without_recorded_runs_says_how_to_get_them(monkeypatch, capsys):
         bench.first_run("7k", "blurpool")
 
 
+def test_a_changed_network_is_that_of_the_shortest_row_that_has_it(write_record):
+    stack = ("cutout", "blurpool", "squeeze_excite", "mixup")
+    for row in (stack, ("cutout", "blurpool"), ("blurpool",), ("cutout",)):
+        write_record("143k-dw", config={"techniques": row})
+    assert bench.first_run("143k-dw", "blurpool+squeeze_excite").config.techniques == stack
+    assert bench.first_run("143k-dw", "blurpool").config.techniques == ("blurpool",)
+    assert bench.first_run("143k-dw").config.techniques == ("cutout",)  # which leaves the network as it is
+    with pytest.raises(EffcnnError, match="sweep 143k-dw/squeeze_excite$"):
+        bench.first_run("143k-dw", "squeeze_excite")
+
+
 def test_damaged_and_missing_measurements_are_named(tmp_path):
     remedy = r"latency\.json.*measure again with `python -m effcnn_helpers bench --full`"
     with pytest.raises(RecordError, match=remedy):

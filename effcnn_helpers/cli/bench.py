@@ -17,13 +17,15 @@ from ..latency import SCHEMA_VERSION, ceilings, latency_path, latency_table, rea
 from ..machine import cpu_name, describe_environment, describe_git, instructions, now, tune_allocator
 from ..paper import TABLE_3, TABLE_4_MODELS
 from ..recipes import dataset_of
-from ..records import RunRecord, read_network, table_runs
+from ..records import RunRecord, read_network, rows_of_model
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
+from ..techniques import chosen
 from .run import write_whole
 
 BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these
-CHANGING = (("blurpool",), ("squeeze_excite",))  # techniques that stay in the deployed network
+# Techniques that stay in the deployed network.
+CHANGING = (("blurpool",), ("squeeze_excite",), ("blurpool", "squeeze_excite"))
 BATCH = 128  # of the passes over the test images
 BATCHES = (1, 8, 32, 128, 512, 1024)
 ROUNDS = 7
@@ -103,12 +105,15 @@ def names_of_networks(full: bool) -> list[str]:
 
 
 def first_run(model: str, techniques: str = "") -> RunRecord:
-    """The recorded run of a row, first seed. Raises EffcnnError, saying how to train it, when there is none."""
-    runs = table_runs(model, techniques.split("+") if techniques else ())
-    if not runs:
-        raise EffcnnError(f"no recorded run of {model}/{techniques or 'baseline'}; train it first: "
-                         f"python -m effcnn_helpers sweep {model}{'/' + techniques if techniques else ''}")
-    return runs[0]
+    """The first seed of the shortest recorded row of a model in which just these techniques change the network.
+
+    Raises EffcnnError, saying how to train one, when there is none.
+    """
+    for row, runs in sorted(rows_of_model(model).items(), key=lambda item: len(item[0])):
+        if "+".join(technique.name for technique in chosen(row) if technique.change_network) == techniques:
+            return runs[0]
+    raise EffcnnError(f"no recorded run of {model}/{techniques or 'baseline'}; train it first: "
+                      f"python -m effcnn_helpers sweep {model}{'/' + techniques if techniques else ''}")
 
 
 def check_outputs(variants: dict[str, Predict], dataset: ImageDataset, threads: int) -> list[dict]:
