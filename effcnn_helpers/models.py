@@ -299,7 +299,7 @@ MODELS = {model.name: model for model in (
     Model("1.5k-dw", "1.5K-DW", "#ca9161", _DIGITS, mnist_1_5k_dw, "--", paper=True),
     Model("143k", "143K", "#882255", _PHOTOS, cifar10_143k, paper=True),
     Model("143k-dw", "143K-DW", "#44aa99", _PHOTOS, cifar10_143k_dw, "--", paper=True),
-    Model("142k-res", "142K-Res", "#332288", _PHOTOS, cifar10_142k_res, ":"),
+    Model("142k-res", "142K-Res", "#7b6fd0", _PHOTOS, cifar10_142k_res, ":"),
     Model("25k-res", "25K-Res", "#1b4f8a", _DIGITS, mnist_25k_res, ":"),
     Model("1.5k-res", "1.5K-Res", "#7a5230", _DIGITS, mnist_1_5k_res, ":"),
     Model("0.3k-dw", "0.3K-DW", "#e6c9a8", _DIGITS, partial(mnist_1_5k_dw, widths=(2, 4, 5, 5)), "--"),

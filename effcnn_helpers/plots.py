@@ -191,9 +191,10 @@ def plot_curves(runs: list[RunRecord], ax: Axes, paper: bool = True) -> Axes:
             label = None  # one entry in the legend
         value = accuracy_of(config.dataset, config.model, config.techniques)
         if paper and value is not None:
-            ax.axhline(value, color=style["color"], linestyle=":", label=f"paper: {value:.2f} %")
+            # Thick enough to be seen on a line of the grid.
+            ax.axhline(value, color=style["color"], linestyle=":", linewidth=2.2, label=f"paper: {value:.2f} %")
     ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", title="Test accuracy after each epoch")
-    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    label_epochs(ax.xaxis)
     if runs:
         ax.legend(fontsize=9, loc="lower right")
     return ax
@@ -209,7 +210,7 @@ def plot_loss(runs: list[RunRecord], ax: Axes) -> Axes:
                     color=style_of(run.config, beside)["color"], label=f"{name_of(run.config)}, {kind}")
     ax.set(xlabel="Epoch", ylabel="Cross-entropy loss", title="Training and test loss", yscale="log")
     label_log_axis(ax.yaxis)
-    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    label_epochs(ax.xaxis)
     if runs:
         ax.legend(fontsize=9)
     return ax
@@ -266,23 +267,6 @@ def plot_latency(passes: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def plot_against_paper(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Each model's accuracy, ours (mean, standard deviation) beside the paper's; `table` as from tables.table_3."""
-    places = range(len(table))
-    ax.plot(table["paper"], places, "D", color="0.3", markerfacecolor="white", label="paper", zorder=3)
-    label = "ours, mean ± sd"
-    for place, (row, model) in enumerate(zip(table["ours"], table["model"], strict=True)):
-        if row is not None:
-            color = next(entry.color for entry in MODELS.values() if entry.label == model)
-            ax.errorbar(row.mean_percent, place, xerr=row.sd_percent, fmt="o", color=color, capsize=4, label=label)
-            label = None  # one entry in the legend
-    ax.set(yticks=places, yticklabels=table["model"], xlabel="Test accuracy (%)", ylabel="",
-           title="Accuracy: the paper's reading and ours")
-    ax.invert_yaxis()
-    ax.legend(fontsize=9)
-    return ax
-
-
 def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
     """The arithmetic of the paper's Fig. 1 as areas: a 3x3 convolution beside its depthwise-separable form.
 
@@ -294,7 +278,7 @@ def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
             for column in range(c_in):
                 for weight in range(side * side):
                     corner = (left + 4 * column + weight % side, top + (side + 1) * row + weight // side)
-                    ax.add_patch(Rectangle(corner, 0.9, 0.9, color=KIND_COLORS[kind], linewidth=0))
+                    ax.add_patch(Rectangle(corner, 0.8, 0.8, color=KIND_COLORS[kind], linewidth=0, snap=False))
         ax.text(left, top - 1.2, caption, color=KIND_COLORS[kind], fontsize=11)
 
     right = 4 * c_in + 6
@@ -306,25 +290,10 @@ def draw_convolution_costs(ax: Axes, c_in: int, c_out: int) -> Axes:
     return ax
 
 
-def plot_ladder(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy against parameters, the paper's and ours; `table` as from tables.table_3."""
-    ax.plot(table["parameters"], table["paper"], "D", color="0.3", markerfacecolor="white", label="paper")
-    done = table[[row is not None for row in table["ours"]]]
-    ax.errorbar(done["parameters"], [row.mean_percent for row in done["ours"]],
-                yerr=[row.sd_percent or 0 for row in done["ours"]], fmt="o", capsize=4, label="ours, mean ± sd")
-    for count, percent, model in zip(table["parameters"], table["paper"], table["model"], strict=True):
-        side, align = (1, "left") if model.endswith("DW") else (-1, "right")  # the pairs lie close together
-        ax.annotate(model, (count, percent), textcoords="offset points", xytext=(7 * side, -3), ha=align, fontsize=9)
-    ax.set(xscale="log", xlabel="Parameters (log scale)", ylabel="Test accuracy (%)",
-           title="What the parameters buy")
-    label_log_axis(ax.xaxis)
-    ax.legend(fontsize=9, loc="lower right")
-    return ax
-
-
 def plot_climb(table: pd.DataFrame, ax: Axes, paper: float) -> Axes:
     """A ladder from its foot up: the accuracy after each rung and what it gained; hollow where it was not kept.
 
+    A grey bar is as long as the 95 % interval of the gain.
     table: as from ladder.ladder_table. paper: the paper's best (%) within this budget of parameters.
     """
     done = table[[row is not None for row in table["ours"]]]
@@ -338,8 +307,11 @@ def plot_climb(table: pd.DataFrame, ax: Axes, paper: float) -> Axes:
                 label=None if entry.name in labelled else entry.label, markersize=9)
         labelled.add(entry.name)
         if gain is not None:
+            if math.isfinite(gain.half_width):
+                ax.errorbar(percent, place, xerr=gain.half_width, fmt="none", ecolor="0.8", elinewidth=4, zorder=0)
             ax.annotate(f"{gain.points:+.2f}", (percent, place), textcoords="offset points",
-                        xytext=(9, -4), fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 0.4})
+                        xytext=(0, 7), ha="center", fontsize=9,
+                        bbox={"fc": "white", "ec": "none", "pad": 0.3, "alpha": 0.7})
     ax.axvline(paper, color="0.3", linestyle=":", label=f"the paper's best: {paper:.2f} %")
     ax.set(yticks=table.index, yticklabels=table["change"], xlabel="Test accuracy (%)", ylabel="",
            title="What each change brings", ylim=(-0.5, len(table) - 0.5))
@@ -348,8 +320,18 @@ def plot_climb(table: pd.DataFrame, ax: Axes, paper: float) -> Axes:
     return ax
 
 
+def label_epochs(axis: Axis) -> None:
+    """Whole numbers, so that a usual last epoch, such as 12 or 20, is one of them."""
+    axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
+
+
 def label_log_axis(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 times each power of ten, nothing in between."""
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    """Plain numbers at 1, 2 and 5 times each power of ten, and at some between them where the data span little.
+
+    Call it when the data are drawn.
+    """
+    low, high = sorted(axis.get_view_interval())
+    short = low > 0 and high / low < 10
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if short else (1, 2, 5)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())

@@ -16,11 +16,9 @@ from effcnn_helpers.plots import (
     describe,
     draw_convolution_costs,
     label_of,
-    plot_against_paper,
     plot_climb,
     plot_curves,
     plot_gains,
-    plot_ladder,
     plot_layer_costs,
     plot_loss,
     plot_times,
@@ -31,7 +29,7 @@ from effcnn_helpers.plots import (
 )
 from effcnn_helpers.recipes import PROFILES
 from effcnn_helpers.statistics import Gain, summarise
-from effcnn_helpers.tables import table_3, table_4
+from effcnn_helpers.tables import table_4
 from effcnn_helpers.techniques import TECHNIQUES, Technique
 
 
@@ -147,48 +145,6 @@ def test_no_losses_without_runs(ax):
     assert plot_loss([], ax) is ax and ax.get_legend() is None
 
 
-@pytest.fixture
-def two_rows(write_record):
-    """Table 3 with runs of two models: three seeds of the smallest, one of the 7K."""
-    for seed, wrong in enumerate((200, 160, 150)):
-        write_record("1.5k-dw", wrong=wrong, seed=seed)
-    write_record("7k", wrong=66)
-    return table_3("mnist")
-
-
-def test_accuracies_stand_in_the_row_of_their_model(two_rows, ax):
-    assert plot_against_paper(two_rows, ax) is ax
-    assert [text.get_text() for text in ax.get_yticklabels()] == list(two_rows["model"])
-    paper = line_labelled(ax, "paper")
-    assert list(paper.get_xdata()) == list(two_rows["paper"]) and list(paper.get_ydata()) == list(range(6))
-    ours = {container[0].get_ydata()[0]: container for container in ax.containers}
-    assert set(ours) == {1, 5}
-    assert ours[1][0].get_xdata()[0] == 99.34
-    assert ours[5][0].get_xdata()[0] == pytest.approx(98.3)
-    (low, _), (high, _) = ours[5][2][0].get_segments()[0]
-    assert (low, high) == pytest.approx((98.3 - np.std([98, 98.4, 98.5], ddof=1),
-                                         98.3 + np.std([98, 98.4, 98.5], ddof=1)))
-    assert ax.yaxis_inverted()
-
-
-@pytest.mark.parametrize("rows", [slice(None), slice(0, 2), slice(5, 6)])
-def test_legend_explains_ours_once_whichever_rows_have_runs(rows, two_rows, ax):
-    plot_against_paper(two_rows[rows].reset_index(drop=True), ax)
-    assert sorted(legend_of(ax)) == ["ours, mean ± sd", "paper"]
-
-
-def test_ladder_holds_accuracy_against_parameters(two_rows, ax):
-    assert plot_ladder(two_rows, ax) is ax
-    paper = line_labelled(ax, "paper")
-    assert list(paper.get_xdata()) == list(two_rows["parameters"])
-    assert list(paper.get_ydata()) == list(two_rows["paper"])
-    ours = ax.containers[0][0]
-    assert list(ours.get_xdata()) == [7_767, 1_560]
-    assert list(ours.get_ydata()) == pytest.approx([99.34, 98.3])
-    assert ax.get_xscale() == "log"
-    assert [text.get_text() for text in ax.texts] == list(two_rows["model"])
-
-
 def test_climb_has_a_place_for_each_rung_and_hollow_ones_for_what_was_not_kept(ax):
     table = pd.DataFrame({
         "change": ["start", "longer", "holes", "wider"], "kept": [True, True, False, True],
@@ -199,19 +155,11 @@ def test_climb_has_a_place_for_each_rung_and_hollow_ones_for_what_was_not_kept(a
     assert path.get_xydata().tolist() == [[98.0, 0], [99.0, 1]]
     assert [dot.get_xydata().tolist() for dot in dots] == [[[98.0, 0]], [[99.0, 1]], [[98.5, 2]]]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    bars = [container[2][0].get_segments()[0][:, 0] for container in ax.containers]
+    assert [(end - start) / 2 for start, end in bars] == pytest.approx([Gain(1.0, 0.1, 5).half_width] * 2)
     assert [text.get_text() for text in ax.texts] == ["+1.00", "-0.50"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["start", "longer", "holes", "wider"]
     assert legend_of(ax) == ["7K", "the paper's best: 98.70 %"] and line.get_xdata() == [98.7, 98.7]
-
-
-@pytest.mark.parametrize("plot", [plot_against_paper, plot_ladder])
-def test_tables_without_runs_show_the_paper_alone(plot, ax):
-    assert plot(table_3("mnist"), ax) is ax
-    data = line_labelled(ax, "paper").get_data()
-    papers = table_3("mnist")["paper"].to_list()
-    assert papers in [list(values) for values in data]
-    assert "ours, mean ± sd" not in legend_of(ax) or not any(
-        len(container[0].get_xdata()) for container in ax.containers)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
