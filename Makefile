@@ -10,7 +10,7 @@ INSTALLED = .venv/installed
 INSTALLED_ALL = .venv/installed-all
 LATEST = .venv-latest
 LATEST_BIN = $(subst .venv,$(LATEST),$(BIN))
-SIDE_BY_SIDE = -n 2 --dist loadgroup
+SIDE_BY_SIDE = -n 2
 PIP_INSTALL = -m pip install --disable-pip-version-check --quiet --progress-bar on
 
 # A notebook runs in its own folder, so a relative path is made absolute here, blanks and all.
@@ -27,7 +27,7 @@ notebooks: $(INSTALLED)  ## execute the whole series; executed copies go to buil
 test: $(INSTALLED_ALL)  ## unit tests and the notebooks' regression tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest --cov --durations=40 $(SIDE_BY_SIDE)
 
 soak: $(INSTALLED_ALL)  ## faults and wrong values, tried many times over (an hour or more; nothing else running)
 	TESTS_SOAK=1 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_properties.py \

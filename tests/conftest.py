@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from effcnn_helpers.datasets import ImageDataset, load_images
 from effcnn_helpers.models import build_model, count_parameters
@@ -56,11 +57,17 @@ def result_of(record: RunRecord) -> dict:
     return values
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadFileScheduling):
     """For pytest-xdist: the tests of a file share its fixtures in one process, but every notebook may go anywhere."""
-    for item in items:
-        if item.path.name != "test_notebooks.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if file.endswith("test_notebooks.py") else file
+
+
+# Its own "loadgroup" groups nothing beside pytest 9.2, and says nothing (pytest-xdist's issue 1386).
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
