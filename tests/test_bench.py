@@ -70,6 +70,13 @@ def test_bench_beside_a_sweep_is_refused(monkeypatch):
         bench.bench(full=False, threads=1, out=None)
 
 
+def test_the_packages_record_is_of_the_real_images_alone(monkeypatch):
+    monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
+    monkeypatch.setattr(bench, "busy_cores", lambda: 0.0)
+    with pytest.raises(EffcnnError, match="mnist is .*, not the real images that are recorded"):
+        bench.bench(full=True, threads=1, out=None)
+
+
 def test_bench_without_recorded_runs_says_how_to_get_them(monkeypatch, capsys):
     monkeypatch.setattr(bench, "busy_cores", lambda: 2.0)
     monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
