@@ -137,7 +137,7 @@ def digits_rungs(model: str, *further: tuple[str, dict, bool]) -> tuple[Rung, ..
 LADDERS = {
     "1.5k": Ladder(1_560, 99.21, 99.35, 99.45, digits_rungs(
         "1.5k-dw",
-        ("25K as a teacher", {"teacher": "25k"}, True),
+        ("25K as a teacher", {"teacher": "25k"}, False),
         ("residual sums", {"model": "1.5k-res"}, True))),
     "7k": Ladder(7_767, 99.46, 99.5, 99.6, digits_rungs("7k")),
     "25k": Ladder(25_144, 99.35, 99.6, 99.65, digits_rungs(
