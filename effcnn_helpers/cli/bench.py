@@ -105,8 +105,8 @@ def refuse_unreal(datasets: dict[str, ImageDataset]) -> None:
     """Raise EffcnnError when one of the datasets is a small sample: its passes and accuracies would be recorded."""
     for dataset in datasets.values():
         if not dataset.real:
-            raise EffcnnError(f"{dataset.name} is {dataset.source} here, not the real images that are recorded; put them "
-                              "into EFFCNN_DATA_DIR, or write elsewhere with --out")
+            raise EffcnnError(f"{dataset.name} is {dataset.source} here, not the real images that are recorded; put "
+                              "them into EFFCNN_DATA_DIR, or write elsewhere with --out")
 
 
 def names_of_networks(full: bool) -> list[str]:
