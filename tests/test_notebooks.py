@@ -23,7 +23,7 @@ from conftest import kernel_environment
 ROOT = Path(__file__).parents[1]
 SERIES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
-VARIANTS = ("real data and records", "embedded data, no records, one thread")
+VARIANTS = ("real data and records", "embedded data, no records, one thread, no C++ compiler")
 COMPARED_CELLS = 4
 
 
@@ -74,7 +74,8 @@ def environments(real_data_dir, tmp_path) -> dict[str, dict[str, str]]:
     (tmp_path / "no records").mkdir()
     return {
         VARIANTS[0]: base | ({"EFFCNN_DATA_DIR": str(real_data_dir)} if real_data_dir else {}),
-        VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(tmp_path / "no records"), "OMP_NUM_THREADS": "1"},
+        VARIANTS[1]: base | {"EFFCNN_RECORDED_DIR": str(tmp_path / "no records"), "OMP_NUM_THREADS": "1",
+                             "CXX": str(tmp_path / "no compiler")},
     }
 
 
