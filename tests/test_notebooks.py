@@ -1,8 +1,8 @@
 """The series as regression tests: each notebook is executed again and its compared cells must not have changed.
 
 Every notebook runs twice under nbval: with the real data (where there is some) and the recorded runs; and
-with the embedded sample, no recorded run at all, a single thread and no C++ compiler. The compared cells must agree with
-the committed outputs both times, so they can depend on the code alone.
+with the embedded sample, no recorded run at all, a single thread and no C++ compiler. The compared cells
+must agree with the committed outputs both times, so they can depend on the code alone.
 """
 
 import ast
