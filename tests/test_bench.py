@@ -7,6 +7,7 @@ import torch
 
 from effcnn_helpers.cli import bench
 from effcnn_helpers.cli.bench import median_ratios, one_pass, percentiles
+from effcnn_helpers.datasets import DataError
 from effcnn_helpers.errors import EffcnnError
 from effcnn_helpers.latency import latency_path, latency_table, read_latency
 from effcnn_helpers.records import RecordError
@@ -14,18 +15,23 @@ from effcnn_helpers.runtimes import RUNTIMES
 
 
 @pytest.fixture
-def small_bench(monkeypatch, write_record):
-    """A bench of one network, with few calls, on a machine at rest."""
-    write_record("1.5k-dw")
-    monkeypatch.setattr(bench, "names_of_networks", lambda full: ["1.5k-dw"])
-    monkeypatch.setattr(bench, "SINGLE_IMAGES", 3)
-    monkeypatch.setattr(bench, "BATCHES", (1, 128))
+def at_rest(monkeypatch):
+    """A machine on which nothing else runs."""
     monkeypatch.setattr(bench, "busy_cores", lambda: 0.0)
     monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
 
 
+@pytest.fixture
+def small_bench(at_rest, monkeypatch, write_record):
+    """A bench of one network, with few calls."""
+    write_record("1.5k-dw")
+    monkeypatch.setattr(bench, "names_of_networks", lambda full: ["1.5k-dw"])
+    monkeypatch.setattr(bench, "SINGLE_IMAGES", 3)
+    monkeypatch.setattr(bench, "BATCHES", (1, 128))
+
+
 def test_bench_records_all_views_and_a_second_one_compares_itself(small_bench, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "refuse_unreal", lambda datasets: None)  # the sample is enough here
+    monkeypatch.setattr(bench, "refuse_unreal", lambda *_: None)  # the sample is enough here
     assert bench.bench(full=True, threads=1, out=None) == 0
     record = read_latency()
     assert latency_path().exists() and record["kind"] == "full" and record["threads"] == 1
@@ -71,16 +77,13 @@ def test_bench_beside_a_sweep_is_refused(monkeypatch):
         bench.bench(full=False, threads=1, out=None)
 
 
-def test_the_packages_record_is_of_the_real_images_alone(monkeypatch):
-    monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
-    monkeypatch.setattr(bench, "busy_cores", lambda: 0.0)
-    with pytest.raises(EffcnnError, match="mnist is .*, not the real images that are recorded"):
+def test_the_packages_record_is_of_the_real_images_alone(at_rest):
+    with pytest.raises(DataError, match="full measurements are recorded on the real mnist only.*embedded sample"):
         bench.bench(full=True, threads=1, out=None)
 
 
-def test_bench_without_recorded_runs_says_how_to_get_them(monkeypatch, capsys):
+def test_bench_without_recorded_runs_says_how_to_get_them(at_rest, monkeypatch, capsys):
     monkeypatch.setattr(bench, "busy_cores", lambda: 2.0)
-    monkeypatch.setattr(bench, "refuse_beside_a_sweep", lambda: None)
     with pytest.raises(EffcnnError, match="no recorded run of 25k/baseline; train it first: "
                                           "python -m effcnn_helpers sweep 25k$"):
         bench.bench(full=False, threads=1, out=None)

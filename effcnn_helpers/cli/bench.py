@@ -20,12 +20,12 @@ from ..recipes import dataset_of
 from ..records import RunRecord, read_network, rows_of_model
 from ..runtimes import RUNTIMES, Predict, prepare, sizes
 from ..techniques import chosen
+from .recording import refuse_unreal
 from .run import write_whole
 
 BUSY_CORES = 0.3  # so much of a core may be busy with other programs
 SMALLEST = ("1.5k-dw", "5k-dw")  # the quick bench tries all runtimes on these
-# Techniques that stay in the deployed network.
-CHANGING = (("blurpool",), ("squeeze_excite",))
+CHANGING = (("blurpool",), ("squeeze_excite",))  # techniques that stay in the deployed network
 BATCH = 128  # of the passes over the test images
 BATCHES = (1, 8, 32, 128, 512, 1024)
 ROUNDS = 7
@@ -38,8 +38,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
 
     full: all runtimes on all models, more batch sizes (about 15 minutes instead of 2).
     out: by default the package's recorded file for `full`, build/latency.json for a quick one.
-    Raises EffcnnError while a sweep runs on this machine, when a model has no recorded run, or for the package's file
-    without the real images.
+    Raises EffcnnError while a sweep runs on this machine or when a model has no recorded run, DataError when the
+    package's file would be measured on anything but the real images.
     """
     refuse_beside_a_sweep()
     before = busy_cores()
@@ -49,7 +49,8 @@ def bench(full: bool, threads: int, out: Path | None) -> int:
     started, clock = now(), time.monotonic()
     datasets = {name: load_images(name) for name in TABLE_4_MODELS}
     if full and out is None:
-        refuse_unreal(datasets)
+        for dataset in datasets.values():
+            refuse_unreal(dataset, "full measurements")
     runs = {name: first_run(*name.split("/")) for name in names_of_networks(full)}
     networks = {name: read_network(run) for name, run in runs.items()}
     roofs = ceilings(threads)
@@ -99,14 +100,6 @@ def refuse_beside_a_sweep() -> None:
         words = process.info["cmdline"] or []
         if "effcnn_helpers" in words and "sweep" in words:
             raise EffcnnError(f"a sweep is running (process {process.info['pid']}); measure when it has ended")
-
-
-def refuse_unreal(datasets: dict[str, ImageDataset]) -> None:
-    """Raise EffcnnError when one of the datasets is a small sample: its passes and accuracies would be recorded."""
-    for dataset in datasets.values():
-        if not dataset.real:
-            raise EffcnnError(f"{dataset.name} is {dataset.source} here, not the real images that are recorded; put "
-                              "them into EFFCNN_DATA_DIR, or write elsewhere with --out")
 
 
 def names_of_networks(full: bool) -> list[str]:

@@ -34,9 +34,8 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
     if folder.exists():
         return checked(read_run(folder), config, folder)
     dataset = dataset or load_images(config.dataset, download=config.whole)
-    if config.whole and not dataset.real:
-        raise DataError(f"runs of all images are recorded on the real {config.dataset} only, and the data at "
-                        f"hand is: {dataset.source}; set EFFCNN_DATA_DIR to a folder with {config.dataset}.npz")
+    if config.whole:
+        refuse_unreal(dataset, "runs of all images")
     unfinished = unfinished_dir(config, dataset.sha256)
     with settings.writing(unfinished, "make room, or name another folder in EFFCNN_CACHE_DIR; the same command goes "
                                       "on from the run's last epoch"):
@@ -50,6 +49,13 @@ def train_or_load(config: RunConfig, dataset: ImageDataset | None = None, root: 
         except filelock.Timeout as error:
             raise RunBusyError(f"{config.name} is being trained by another process") from error
     return checked(read_run(folder), config, folder)
+
+
+def refuse_unreal(dataset: ImageDataset, what: str) -> None:
+    """Raise DataError, saying `what` would be recorded, unless a dataset has its real images."""
+    if not dataset.real:
+        raise DataError(f"{what} are recorded on the real {dataset.name} only, and the data at hand is: "
+                        f"{dataset.source}; set EFFCNN_DATA_DIR to a folder with {dataset.name}.npz")
 
 
 def checked(record: RunRecord, config: RunConfig, folder: Path) -> RunRecord:
