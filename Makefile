@@ -10,7 +10,8 @@ INSTALLED = .venv/installed
 INSTALLED_ALL = .venv/installed-all
 LATEST = .venv-latest
 LATEST_BIN = $(subst .venv,$(LATEST),$(BIN))
-SIDE_BY_SIDE = -n 2
+# One more than the two cores: a test that waits for another process leaves a core idle.
+SIDE_BY_SIDE = -n 3
 PIP_INSTALL = -m pip install --disable-pip-version-check --quiet --progress-bar on
 
 # A notebook runs in its own folder, so a relative path is made absolute here, blanks and all.

@@ -24,9 +24,17 @@ OPENED = """
 const panel = window.jupyterapp?.shell.currentWidget;
 return panel?.context?.isReady && panel.sessionContext?.session?.kernel?.status == "idle";
 """
-RAN = """
+TO_THE_FIRST_PICTURE = r"""
 const panel = window.jupyterapp.shell.currentWidget;
-const code = panel.content.widgets.filter(cell => cell.model.type == "code" && cell.model.sharedModel.source.trim());
+const source = cell => cell.model.type == "code" ? cell.model.sharedModel.source.trim() : "";
+const after = panel.content.widgets.findIndex(cell => /^touch\(/m.test(source(cell))) + 1;
+"""
+RUN = TO_THE_FIRST_PICTURE + """
+panel.content.activeCellIndex = after;
+window.jupyterapp.commands.execute("notebook:run-all-above");
+"""
+RAN = TO_THE_FIRST_PICTURE + """
+const code = panel.content.widgets.slice(0, after).filter(source);
 return code.every(cell => cell.model.executionCount) && panel.sessionContext.session.kernel.status == "idle";
 """
 ERRORS = """
@@ -91,7 +99,7 @@ def moved(page) -> bool:
 def test_the_picture_follows_what_is_moved(name, lab, browser):
     browser.get(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset")
     WebDriverWait(browser, 60).until(lambda page: page.execute_script(OPENED))
-    browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    browser.execute_script(RUN)
     WebDriverWait(browser, SECONDS).until(lambda page: page.execute_script(RAN))
     assert browser.execute_script(ERRORS) == []
     for width in (1280, 420):

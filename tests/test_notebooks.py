@@ -43,11 +43,13 @@ def run_nbval(path: Path, environment: dict[str, str], report: Path, cell_second
     nbval marks the rest of a notebook so when a cell has timed out. A kernel that could not start gets
     another try: jupyter_client picks free ports, and another process may be faster to bind one."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-kernel-startup-timeout=120",
+        [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "--nbval", "--nbval-current-env",
+         "--nbval-kernel-startup-timeout=120",
          f"--nbval-cell-timeout={cell_seconds}", f"--nbval-sanitize-with={ROOT / 'tests/sanitize.cfg'}",
          f"--junitxml={report}", "-p", "no:cacheprovider",
          "-o", "filterwarnings=", "-q", str(path)],
-        cwd=ROOT, env=environment, capture_output=True, text=True)
+        # Other plugins only take time to load.
+        cwd=ROOT, env=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True, text=True)
     if "Kernel died before replying to kernel_info" in done.stdout and starts > 1:
         return run_nbval(path, environment, report, cell_seconds, starts - 1)
     cases = ElementTree.parse(report).getroot().findall(".//testcase")

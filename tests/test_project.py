@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import inspect
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import conftest
 import nbformat
 import pytest
 import yaml
@@ -251,3 +253,23 @@ def test_tests_that_the_notebooks_name_exist():
     named = {name for path in (ROOT / "notebooks").glob("*.ipynb")
              for name in re.findall(r"`(test(?:_[a-z0-9]+){3,})`", path.read_text(encoding="utf-8"))}
     assert named and named <= defined, named - defined
+
+
+def test_tests_of_a_file_share_a_process_and_notebooks_do_not(tmp_path):
+    """By the scheduler of conftest.py. pytest-xdist's own way to group once stopped working without a word."""
+    (tmp_path / "conftest.py").write_text("\n\n".join([
+        "import pytest", "from xdist.scheduler import LoadFileScheduling", inspect.getsource(conftest.ByFile),
+        inspect.getsource(conftest.pytest_xdist_make_scheduler)]))
+    for name in ("test_one", "test_other", "test_notebooks"):
+        (tmp_path / f"{name}.py").write_text(
+            "import os, pathlib, time, pytest\n\n\n"
+            "@pytest.mark.parametrize('number', range(6))\ndef test_it(number):\n    time.sleep(0.2)\n"
+            f"    pathlib.Path(f'{name} {{number}} ' + os.environ['PYTEST_XDIST_WORKER']).touch()\n")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider", "-q"],
+                          cwd=tmp_path, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [path.name.split() for path in tmp_path.glob("test_* * gw?")]
+    assert len(seen) == 18
+    processes = {name: len({worker for of, _, worker in seen if of == name}) for name, _, _ in seen}
+    assert processes == {"test_one": 1, "test_other": 1, "test_notebooks": 2}

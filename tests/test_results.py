@@ -98,7 +98,13 @@ def test_results_without_runs_and_with_their_recipe(capsys):
 # figures
 
 
-def test_figures_are_the_same_files_each_time(write_record, tmp_path, capsys):
+@pytest.fixture
+def without_slides(monkeypatch):
+    """They have a test of their own; all of them take a second each."""
+    monkeypatch.setattr("effcnn_helpers.maintain.figures.draw_slides", lambda notebooks, out: None)
+
+
+def test_figures_are_the_same_files_each_time(without_slides, write_record, tmp_path, capsys):
     for model in DIGITS:
         write_record(model, wrong=120)
     for out in ("first", "second"):
@@ -140,15 +146,17 @@ def test_slide_shows_the_moving_picture_under_title_and_question(tmp_path, capsy
     opening = nbformat.v4.new_markdown_cell("# 06 · A title\n\n**A question?**\n\n1. more")
     for name, cells in (("06_moves", [opening, moving]), ("07_waits", [opening])):
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
-    draw_slides(tmp_path, tmp_path / "slides")
-    assert [path.name for path in (tmp_path / "slides").iterdir()] == ["06.png"]
+    for out in ("slides", "again"):
+        draw_slides(tmp_path, tmp_path / out)
+        assert [path.name for path in (tmp_path / out).iterdir()] == ["06.png"]
+    assert (tmp_path / "slides/06.png").read_bytes() == (tmp_path / "again/06.png").read_bytes()
     slide = plt.imread(tmp_path / "slides/06.png")
     assert slide.shape[:2] == (1080, 1920)
     assert slide[:250, :, :3].min() < 0.5, "no title"
     assert "slide of notebook 07 waits" in capsys.readouterr().out
 
 
-def test_figure_5_is_the_recorded_measurement(tmp_path, capsys):
+def test_figure_5_is_the_recorded_measurement(without_slides, tmp_path, capsys):
     assert figures(tmp_path) == 0
     printed = capsys.readouterr().out
     assert "Fig. 5 waits for a measurement: python -m effcnn_helpers bench --full" in printed
@@ -162,7 +170,7 @@ def test_figure_5_is_the_recorded_measurement(tmp_path, capsys):
     assert all(f">{row.label}<" in svg for row in TABLE_3)
 
 
-def test_figure_that_lacks_its_runs_is_named(write_record, tmp_path, capsys):
+def test_figure_that_lacks_its_runs_is_named(without_slides, write_record, tmp_path, capsys):
     write_record("25k")
     assert figures(tmp_path) == 0
     printed = capsys.readouterr().out
