@@ -349,19 +349,20 @@ class Profile:
     """How much of a run a notebook does itself.
 
     train_images, test_images: None means all of them. live_epochs: per model trained in front of the
-    learner; None: those of the recipe.
+    learner; None: those of the recipe. rounds: of a timing whose median is shown.
     """
 
     name: str
     train_images: int | None
     test_images: int | None
     live_epochs: int | None
+    rounds: int
 
 
 PROFILES = {profile.name: profile for profile in (
-    Profile("smoke", train_images=384, test_images=200, live_epochs=1),
-    Profile("live", train_images=10_000, test_images=2_000, live_epochs=3),
-    Profile("full", train_images=None, test_images=None, live_epochs=None),
+    Profile("smoke", train_images=384, test_images=200, live_epochs=1, rounds=2),
+    Profile("live", train_images=10_000, test_images=2_000, live_epochs=3, rounds=11),
+    Profile("full", train_images=None, test_images=None, live_epochs=None, rounds=11),
 )}
 
 
