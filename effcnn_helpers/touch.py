@@ -45,6 +45,8 @@ def touch(draw: Callable, **controls) -> None:
     for control in panel.children[:-1]:
         control.style.description_width = "initial"
         control.layout.width = "min(95%, 480px)"
+        if isinstance(control, ipywidgets.FloatSlider):  # its own two decimals round 0.125 up
+            control.readout_format = f".{len(f'{control.step:g}'.partition('.')[2])}f"
     display(ipywidgets.VBox([panel, picture]))
 
 
