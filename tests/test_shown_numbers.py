@@ -60,7 +60,7 @@ EFFECTS_WHEN_READ = {
     ("mnist", ("swa",)): ("reproduced", "within noise"),
     ("mnist", ("blurpool", "squeeze_excite", "swa")): ("within noise", "within noise"),
     ("cifar10", ("one_cycle_lr",)): ("exceeded", "within noise"),
-    ("cifar10", ("cutout",)): ("exceeded", "gain"),
+    ("cifar10", ("cutout",)): ("exceeded", "within noise"),
     ("cifar10", ("blurpool",)): ("exceeded", "gain"),
     ("cifar10", ("squeeze_excite",)): ("exceeded", "within noise"),
     ("cifar10", ("mixup",)): ("within noise", "gain"),
