@@ -260,11 +260,21 @@ def test_tests_of_a_file_share_a_process_and_notebooks_do_not(tmp_path):
     (tmp_path / "conftest.py").write_text("\n\n".join([
         "import pytest", "from xdist.scheduler import LoadFileScheduling", inspect.getsource(conftest.ByFile),
         inspect.getsource(conftest.pytest_xdist_make_scheduler)]))
+    # A notebook waits for one in the other process, so that a busy machine cannot give all of them to the first.
+    test = """
+import os, pathlib, time, pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(number):
+    name = pathlib.Path(__file__).stem
+    pathlib.Path(f"{name} {number} {os.environ['PYTEST_XDIST_WORKER']}").touch()
+    for _ in range(50 if name == "test_notebooks" else 1):
+        if len({path.name[-3:] for path in pathlib.Path().glob(f"{name} *")}) == 2:
+            break
+        time.sleep(0.1)
+"""
     for name in ("test_one", "test_other", "test_notebooks"):
-        (tmp_path / f"{name}.py").write_text(
-            "import os, pathlib, time, pytest\n\n\n"
-            "@pytest.mark.parametrize('number', range(6))\ndef test_it(number):\n    time.sleep(0.2)\n"
-            f"    pathlib.Path(f'{name} {{number}} ' + os.environ['PYTEST_XDIST_WORKER']).touch()\n")
+        (tmp_path / f"{name}.py").write_text(test)
     done = subprocess.run([sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider", "-q"],
                           cwd=tmp_path, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True,
                           text=True)
