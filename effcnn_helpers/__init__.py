@@ -16,7 +16,8 @@
 - `latency`: variants timed in turn; `runtimes`: the same weights in other runtimes; `lowering`: a
   network as a few plain steps; `plain_c`: the same weights as C without dependencies; `export`: a
   trained run as files for any of them; `footprint`: what it takes there in bytes, memory and time.
-- `draw_page`: a page to draw digits on, which the same weights answer in the browser.
+- `draw_page`: a page to draw digits on, which the same weights answer in the browser; `picture_page`:
+  one for your own network, which takes pictures.
 - `notebook`: how each notebook starts, checks answers, ends; `touch`: what a learner moves in it, and
   guesses.
 - `settings`: what the environment says; `errors`: the one error for what a user can mend;

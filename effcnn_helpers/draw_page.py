@@ -7,13 +7,15 @@ interpreter of the steps that `lowering` makes of a network.
 import base64
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 from IPython.display import HTML, display
+from torch import nn
 
-from .datasets import spec_of
-from .lowering import Step, lower
+from .datasets import DatasetSpec, spec_of
+from .lowering import Step, Value, lower
 from .models import model_of
 from .recipes import RunConfig, table_run
 from .records import read_network, read_run, recorded_dir
@@ -34,21 +36,16 @@ def draw_page(root: Path | None = None) -> str:
         RecordError: a run is missing or damaged.
     """
     networks = [network_of(config, root or recorded_dir()) for config in runs_shown()]
-    script = [read_part(name).strip() for name in ("network.js", "digit.js", "draw.js")]
     weight_bytes = sum(network["bytes"] for network in networks)
-    parts = {
-        "style": read_part("draw.css").strip(),
-        "networks": json.dumps(networks).replace("</", r"<\/"),
-        "script": "\n\n".join(script),
+    return filled("draw.html", {
+        "style": read_part("draw.css"),
+        "networks": as_script(networks),
+        "script": "\n\n".join(read_part(name) for name in ("network.js", "show.js", "digit.js", "draw.js")),
         "weight_bytes": f"{weight_bytes:,}",
         "base64_bytes": f"{sum(len(network['weights']) for network in networks):,}",
         "runs": ", ".join(network["run"] for network in networks),
-        "lines": str(sum(bool(line.strip()) for line in script[0].splitlines())),
-    }
-    page = read_part("draw.html")
-    for name, text in parts.items():
-        page = page.replace(f"{{{{{name}}}}}", text)
-    return with_its_size(page)
+        "lines": str(sum(bool(line.strip()) for line in read_part("network.js").splitlines())),
+    })
 
 
 def show_draw_page(root: Path | None = None) -> None:
@@ -57,9 +54,13 @@ def show_draw_page(root: Path | None = None) -> None:
     Args:
         root: as for `draw_page`.
     """
-    page = html.escape(draw_page(root), quote=True)
+    show_in_frame(draw_page(root), "Draw a digit")
+
+
+def show_in_frame(page: str, title: str) -> None:
+    """Show a page, given as HTML, in a notebook."""
     # Within a <div>: of a bare frame IPython warns.
-    display(HTML(f'<div><iframe title="Draw a digit" srcdoc="{page}" '
+    display(HTML(f'<div><iframe title="{html.escape(title)}" srcdoc="{html.escape(page)}" '
                  'style="width: 100%; height: 900px; border: 0"></iframe></div>'))
 
 
@@ -76,25 +77,37 @@ def missing_runs(root: Path | None = None) -> list[str]:
 def network_of(config: RunConfig, root: Path) -> dict:
     """A recorded run's network as the page's scripts read it."""
     record = read_run(root / config.name)
-    steps = lower(read_network(record, root), spec_of(config.dataset))
-    numbers = [tensor.flatten() for step in steps for tensor in (step.weight, step.bias) if tensor is not None]
-    weights = np.concatenate(numbers).astype("<f4").tobytes()
     label = model_of(config.model).label
     return {
         "label": f"{label} with {labels_of(config.techniques)}" if config.techniques else label,
         "run": config.name,
         "parameters": record.parameters,
         "right": f"{record.accuracy_percent:.1f}",
+        **numbers_of(read_network(record, root), spec_of(config.dataset)),
+    }
+
+
+def numbers_of(network: nn.Module, spec: DatasetSpec) -> dict:
+    """A network's steps and weights as network.js reads them. Raises EffcnnError as `lowering.lower` does."""
+    steps = lower(network, spec)
+    values = [steps[0].x, *(step.y for step in steps)]
+    numbers = [tensor.flatten() for step in steps for tensor in (step.weight, step.bias) if tensor is not None]
+    weights = np.concatenate(numbers).astype("<f4").tobytes()
+    return {
         "bytes": len(weights),
-        "steps": [step_of(step) for step in steps],
+        "steps": [step_of(step, values) for step in steps],
         "weights": base64.b64encode(weights).decode("ascii"),
     }
 
 
-def step_of(step: Step) -> dict:
-    """A step as network.js reads it. weights, biases: how many numbers of the network's are its own, in this order."""
+def step_of(step: Step, values: list[Value]) -> dict:
+    """A step as network.js reads it. x, by: which of the values it takes.
+
+    weights, biases: how many numbers of the network's are its own, in this order.
+    """
     return {
-        "kind": step.kind, "name": step.name,
+        "kind": step.kind, "name": step.name, "x": values.index(step.x),
+        "by": values.index(step.by) if step.by else None,
         "from": {name: getattr(step.x.buffer, place) for name, place in SHAPE.items()},
         "to": {name: getattr(step.y.buffer, place) for name, place in SHAPE.items()},
         "kernel": step.kernel, "stride": step.stride, "padding": step.padding, "relu": step.relu,
@@ -107,7 +120,19 @@ SHAPE = {"maps": "channels", "height": "height", "width": "width"}
 
 
 def read_part(name: str) -> str:
-    return (PARTS / name).read_text(encoding="utf-8")
+    return (PARTS / name).read_text(encoding="utf-8").strip()
+
+
+def as_script(value: object) -> str:
+    """A value as JavaScript, such that no text in it ends the script."""
+    return json.dumps(value, ensure_ascii=False).replace("</", r"<\/").replace("<!--", r"<\!--")
+
+
+def filled(name: str, parts: dict[str, str]) -> str:
+    """A page's HTML with its parts in the places of their names, and its own size."""
+    # All at once: a part may hold what looks like the name of another.
+    page = re.sub(r"{{(\w+)}}", lambda place: parts.get(place[1], place[0]), read_part(name))
+    return with_its_size(page + "\n")
 
 
 def with_its_size(page: str) -> str:

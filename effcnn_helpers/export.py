@@ -16,6 +16,7 @@ from .batches import normalise
 from .datasets import ImageDataset
 from .errors import EffcnnError
 from .own import Trained
+from .picture_page import picture_page
 from .plain_c import CSource, write_c
 from .records import WRITING, recorded_dir
 from .runtimes import Predict
@@ -26,6 +27,7 @@ FORMATS = {
     "executorch": "PyTorch's runtime for phones and devices (one image at a time)",
     "c": "C99 without dependencies, float32",
     "c-int8": "C99 in whole numbers only",
+    "page": "a web page that answers pictures, in one file",
 }
 IN_C = {"c": "float32", "c-int8": "int8"}
 CALIBRATION = 500  # training images from which int8 takes the ranges of its values
@@ -36,7 +38,7 @@ SAME = 1e-3        # logits of two runtimes may differ by so much, in parts of t
 class Exported:
     """What `export` wrote, and what the network in these files answers to test images.
 
-    images: how many it was asked (0: the files were not run, as there is no C compiler).
+    images: how many it was asked (0: the files were not run, as there is no C compiler, or as it takes a browser).
     others: how many of them it gives another class than PyTorch does. correct, correct_in_torch:
     how many each of the two gets right.
     """
@@ -70,7 +72,8 @@ def export(trained: Trained, to: str, folder: Path, dataset: ImageDataset,
     """Write a trained network for another runtime into a folder, as files named model.….
 
     to: one of FORMATS. dataset: what int8 takes the ranges of its values from (500 training images),
-    and the test images that both networks answer, `images` of them at most.
+    and the test images that both networks answer, `images` of them at most. A page compares its answers to some of
+    them with PyTorch's each time that it is opened.
     Files of the same name are replaced when all are whole and have answered: without int8 with
     PyTorch's logits, else EffcnnError is raised. Raises RuntimeMissingError for a runtime that is
     not installed, EffcnnError for an unknown format or a layer that plain C does not know.
@@ -81,7 +84,7 @@ def export(trained: Trained, to: str, folder: Path, dataset: ImageDataset,
     wanted = in_batches(runtimes.prepare("eager", trained.network, torch.empty(0)), normalise(test.x, trained.spec))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING) as temporary:
-        predict = write(trained, to, Path(temporary), dataset.train.x[:CALIBRATION])
+        predict = write(trained, to, Path(temporary), dataset)
         x = test.x if to in IN_C else normalise(test.x, trained.spec)
         found = in_batches(predict, x) if predict else wanted[:0]
         difference = (found - wanted[:len(found)]).abs().max().item() if predict else 0.0
@@ -96,13 +99,17 @@ def export(trained: Trained, to: str, folder: Path, dataset: ImageDataset,
                     int((answers_in_torch == y).sum()))
 
 
-def write(trained: Trained, to: str, folder: Path, pixels: torch.Tensor) -> Predict | None:
-    """Write the files; returns what they compute, or None without a C compiler.
+def write(trained: Trained, to: str, folder: Path, dataset: ImageDataset) -> Predict | None:
+    """Write the files; returns what they compute, or None without a C compiler and for a page.
 
     From normalised images (N, C, H, W) to logits; C takes uint8 ones.
     """
     network, spec = trained.network, trained.spec
+    pixels = dataset.train.x[:CALIBRATION]
     examples = normalise(pixels, spec)
+    if to == "page":
+        (folder / "model.html").write_text(picture_page(trained, dataset), encoding="utf-8")
+        return None
     if to in IN_C:
         return in_c(write_c(network, spec, folder, pixels, IN_C[to]), len(spec.classes))
     if to == "onnx":

@@ -21,11 +21,12 @@ from .plain_c import write_c
 from .runtimes import RuntimeMissingError
 
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+TIMED = tuple(to for to in FORMATS if to != "page")  # a browser's time is shown on the page
 
 
-def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] = tuple(FORMATS),
+def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] = TIMED,
               rounds: int = 300) -> pd.DataFrame:
-    """A row per format (see export.FORMATS) of a trained network, one image at a time.
+    """A row per format (see export.FORMATS; no page) of a trained network, one image at a time.
 
     Columns: file_bytes (of model files; none for C); constant_bytes and code_bytes (C: of its
     arrays, and of the machine code at -Os for this processor; a runtime's own code of some MB is
@@ -42,17 +43,16 @@ def footprint(trained: Trained, dataset: ImageDataset, formats: tuple[str, ...] 
         for to in formats:
             folder = Path(temporary) / to
             folder.mkdir()
-            examples = dataset.train.x[:CALIBRATION]
             if to in IN_C:
                 if compiler() is None:
                     continue
-                written = write_c(trained.network, spec, folder, examples, IN_C[to])
+                written = write_c(trained.network, spec, folder, dataset.train.x[:CALIBRATION], IN_C[to])
                 calls[to] = answering(loaded(written, "-O3", "-march=native"), pixels, len(spec.classes))
                 rows[to] = {"constant_bytes": written.flash_bytes, "code_bytes": code_bytes(written.source),
                             "ram_bytes": written.ram_bytes}
                 continue
             try:
-                predict = write(trained, to, folder, examples)
+                predict = write(trained, to, folder, dataset)
             except RuntimeMissingError:
                 continue
             calls[to] = partial(predict, image)

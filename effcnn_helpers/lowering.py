@@ -1,7 +1,8 @@
 """A trained network as a short list of steps, each of which anything that can loop and multiply can do.
 
 `lower` follows the network by torch.fx, folds each BatchNorm, and leaves convolutions, max-pools, means, sums of two
-branches and the like, one after the other. `plain_c` writes each step as a function in C.
+branches and the like, one after the other. `plain_c` writes each step as a function in C; network.js runs them in a
+browser.
 """
 
 import copy
@@ -17,8 +18,9 @@ from .datasets import DatasetSpec
 from .errors import EffcnnError
 from .runtimes import without_composers_blurpool
 
-KNOWN = ("Conv2d (plain or depthwise), Linear, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, "
-         "Identity, sums of two branches, Composer's BlurMaxPool2d and SqueezeExcite2d")
+WRITABLE = ("C and pages can be written of Conv2d (plain or depthwise), Linear, BatchNorm2d, ReLU, MaxPool2d, "
+            "AdaptiveAvgPool2d(1), Flatten, Dropout, Identity, sums of two branches, Composer's BlurMaxPool2d and "
+            "SqueezeExcite2d")
 
 
 @dataclass(eq=False)
@@ -102,7 +104,7 @@ def lower(network: nn.Module, spec: DatasetSpec) -> list[Step]:
     try:
         graph = Tracer().trace(network)
     except Exception as error:  # a forward method may do anything with the stand-in that fx gives it
-        raise EffcnnError(f"this network cannot be followed ({error}); C can be written of {KNOWN}") from error
+        raise EffcnnError(f"this network cannot be followed ({error}); {WRITABLE}") from error
     lowering = Lowering(spec)
     modules = dict(network.named_modules())
     with torch.no_grad():
@@ -111,7 +113,7 @@ def lower(network: nn.Module, spec: DatasetSpec) -> list[Step]:
         steps = lowering.finished()
         found = run(steps, noise)[steps[-1].y].flatten(1)
     if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
-        raise EffcnnError(f"this network computes something else than its layers say; C can be written of {KNOWN}")
+        raise EffcnnError(f"this network computes something else than its layers say; {WRITABLE}")
     return steps
 
 
@@ -150,7 +152,7 @@ class Lowering:
             self.shared.add(self.now)
 
     def unknown(self, what: object) -> EffcnnError:
-        return EffcnnError(f"layer {self.name} is {what}, and C can be written of {KNOWN}")
+        return EffcnnError(f"layer {self.name} is {what}, and {WRITABLE}")
 
     def layer(self, layer: nn.Module) -> None:
         x = self.now.buffer

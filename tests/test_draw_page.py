@@ -396,7 +396,7 @@ def test_parts_of_the_page_come_with_the_package():
     patterns = project["tool"]["setuptools"]["package-data"]["effcnn_helpers"]
     files = {path for pattern in patterns for path in (ROOT / "effcnn_helpers").glob(pattern)}
     parts = set(module.PARTS.iterdir())
-    assert len(parts) == 5 and parts <= files
+    assert len(parts) == 10 and parts <= files
 
 
 # In a notebook

@@ -284,7 +284,7 @@ def hooked() -> nn.Module:
 
 
 @pytest.mark.parametrize("network, message", [
-    (nn.Sequential(Conv3x3(1, 4), nn.GELU(), GapHead(4)), r"layer 1 is GELU\(.*C can be written of Conv2d"),
+    (nn.Sequential(Conv3x3(1, 4), nn.GELU(), GapHead(4)), r"layer 1 is GELU\(.*C and pages can be written of Conv2d"),
     (nn.Sequential(nn.Conv2d(1, 4, 3, dilation=2), GapHead(4)), r"layer 0 is Conv2d\(1, 4.*dilation"),
     (nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), GapHead(4)), "layer 0 is Conv2d.*same"),
     (nn.Sequential(Conv3x3(1, 4), nn.Conv2d(4, 4, 3, groups=2), GapHead(4)), "layer 1 is Conv2d.*groups=2"),

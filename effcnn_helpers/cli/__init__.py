@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("run", help="its folder below the recorded runs, such as "
                         "mnist/1.5k-dw/constant/baseline/seed0, or a path")
     export.add_argument("--to", required=True,
-                        choices=["onnx", "openvino-int8", "executorch", "c", "c-int8"])
+                        choices=["onnx", "openvino-int8", "executorch", "c", "c-int8", "page"])
     export.add_argument("--out", type=Path, required=True, help="folder for the files")
     export.add_argument("--images", help="the images that a network of your own was trained on")
 

@@ -25,10 +25,6 @@ function prepare(ink, side) {
   };
 }
 
-function within(number, least, most) {
-  return Math.min(most, Math.max(least, number));
-}
-
 // The smallest box that holds all ink, or null.
 function boxAround(ink, side) {
   let left = side, right = -1, top = side, bottom = -1;

@@ -1,10 +1,11 @@
 // The page itself: the pen, the picture of each step, the answers.
 
+const DIGITS = Array.from({ length: 10 }, (_, digit) => digit);
 const SIDE = 560;    // of the drawing, in its own pixels
 const PEN = 46;      // width of a line: about 3 pixels of 28 when the digit is as high as most people draw it
 const KEY_STEP = 14; // how far an arrow key moves the pen
+const NOTHING = "nothing drawn yet";
 const SHIFT = 4;     // how far the sliders move the image, each way
-const WHITE = [255, 255, 255], BLUE = [48, 140, 255];
 const PLACES = Array.from({ length: 2 * SHIFT + 1 }, (_, at) => at - SHIFT);
 const EXAMPLES = [   // a digit each: lines, as x and y in percent of the drawing
   [[66, 20, 40, 20, 37, 46, 52, 42, 65, 48, 69, 62, 62, 76, 48, 82, 34, 76]],
@@ -13,10 +14,10 @@ const EXAMPLES = [   // a digit each: lines, as x and y in percent of the drawin
   [[44, 18, 37, 34, 32, 52, 46, 54, 72, 53], [62, 34, 60, 55, 57, 84]],
 ];
 
-const find = id => document.getElementById(id);
 const networks = NETWORKS.map(unpack);
-const pair = ["without", "with"].map((id, at) => ({ network: networks[at], ...answerIn(find(id), true) }));
-const answer = answerIn(find("answer"));
+const pair = ["without", "with"].map((id, at) => ({ network: networks[at], ...answerIn(find(id), DIGITS),
+                                                    ...placesIn(find(id)) }));
+const answer = answerIn(find("answer"), DIGITS);
 const pen = find("drawing").getContext("2d", { willReadFrequently: true });
 
 let lines = [];        // of the drawing: each a list of points
@@ -138,8 +139,8 @@ function show() {
     const logits = logitsOf(shown, digit.image);
     times = [...times.slice(-19), performance.now() - start];
     showAnswer(answer, softmax(logits));
-  } else showAnswer(answer, null);
-  layers.forEach(showMaps);
+  } else showAnswer(answer, null, NOTHING);
+  layers.forEach(layer => showMaps(layer, digit));
   showFacts();
   showMoved();
 }
@@ -157,17 +158,8 @@ function showStep() {
   }
 }
 
-// The places of an answer: a large digit, ten bars and, if wanted, the answers at all shifts.
-function answerIn(element, withPlaces = false) {
-  const best = document.createElement("p");
-  best.className = "best-class";
-  const bars = document.createElement("ol");
-  bars.className = "bars";
-  for (let digit = 0; digit < 10; digit++)
-    bars.insertAdjacentHTML("beforeend", `<li><span>${digit}</span><span class="track"><span class="bar"></span></span>`
-      + '<span class="share"></span></li>');
-  element.append(best, bars);
-  if (!withPlaces) return { best, bars };
+// Squares for the answers at all shifts.
+function placesIn(element) {
   const places = document.createElement("div");
   places.className = "places";
   places.setAttribute("role", "img");
@@ -175,33 +167,13 @@ function answerIn(element, withPlaces = false) {
   const kept = document.createElement("p");
   kept.className = "kept";
   element.append(places, kept);
-  return { best, bars, places, kept };
-}
-
-function showAnswer({ best, bars }, shares) {
-  const winner = shares ? indexOfLargest(shares) : -1;
-  best.innerHTML = shares ? `${winner} <small>${percent(shares[winner])}</small>`
-                          : "<small>nothing drawn yet</small>";
-  [...bars.children].forEach((row, at) => {
-    row.className = at == winner ? "best" : "";
-    row.querySelector(".bar").style.width = shares ? `${100 * shares[at]}%` : 0;
-    row.querySelector(".share").innerHTML = shares?.[at] >= 0.005 ? percent(shares[at]) : "";
-  });
-}
-
-function indexOfLargest(numbers) {
-  return numbers.indexOf(Math.max(...numbers));
-}
-
-function percent(share) {
-  return share >= 0.995 ? "&gt;99 %" : `${Math.round(100 * share)} %`;
+  return { places, kept };
 }
 
 function showFacts() {
-  const time = [...times].sort((a, b) => a - b)[Math.floor(times.length / 2)];
   find("facts").textContent = `${shown.parameters.toLocaleString("en")} parameters · ${shown.right} % of MNIST’s test `
     + `images right · ${shown.bytes.toLocaleString("en")} bytes of weights`;
-  find("time").textContent = times.length ? `An answer takes ${time.toFixed(time < 10 ? 1 : 0)} ms here.` : "";
+  find("time").textContent = timeInWords(times);
 }
 
 // The moved image
@@ -216,7 +188,7 @@ function showMoved() {
   find("down-by").textContent = pixels(down);
   const image = digit && moved(digit.image, right, down);
   showImage(find("shifted"), image);
-  for (const side of pair) showAnswer(side, image && softmax(logitsOf(side.network, image)));
+  for (const side of pair) showAnswer(side, image && softmax(logitsOf(side.network, image)), NOTHING);
   markPlace();
 }
 
@@ -262,50 +234,6 @@ function showImage(canvas, image) {
   paint(canvas, image ?? new Float32Array(FIELD * FIELD), 0, 255);
 }
 
-// Numbers as pixels: white is `largest`, black 0, blue -largest.
-function paint(canvas, numbers, from, largest) {
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(canvas.width, canvas.height);
-  for (let at = 0; at < canvas.width * canvas.height; at++) {
-    const part = numbers[from + at] / largest, colour = part > 0 ? WHITE : BLUE;
-    for (let channel = 0; channel < 3; channel++) picture.data[4 * at + channel] = colour[channel] * Math.abs(part);
-    picture.data[4 * at + 3] = 255;
-  }
-  context.putImageData(picture, 0, 0);
-}
-
-const LAYER_KINDS = { conv: "convolution", depthwise: "depthwise convolution", maxpool: "max-pool",
-                      mean: "mean of each map" };
-
-// A row of small pictures for each step between image and logits.
-function layersOf(network) {
-  find("layers").replaceChildren();
-  return network.steps.slice(1, -1).map(step => {
-    const { maps, height, width } = step.to;
-    const kind = step.kind == "depthwise" && step.name.startsWith("maxpool") ? "blur" : LAYER_KINDS[step.kind];
-    const kernel = step.kind == "mean" ? "" : `${step.kernel.join(" × ")} `;
-    const row = document.createElement("div");
-    row.className = "layer";
-    row.innerHTML = `<p><strong>${step.name}</strong>${kernel}${kind}${step.relu ? ", ReLU" : ""}<br>`
-      + `${maps} maps of ${height} × ${width}</p>`
-      + `<div class="maps" role="img" aria-label="The maps of ${step.name}"></div>`;
-    const canvases = Array.from({ length: maps }, () => document.createElement("canvas"));
-    for (const canvas of canvases) {
-      Object.assign(canvas, { width, height });
-      row.lastChild.append(canvas);
-    }
-    find("layers").append(row);
-    return { step, canvases };
-  });
-}
-
-function showMaps({ step, canvases }) {
-  const size = step.to.height * step.to.width;
-  const numbers = digit ? step.result : new Float32Array(step.result.length);
-  const largest = numbers.reduce((most, number) => Math.max(most, Math.abs(number)), 1e-9);
-  canvases.forEach((canvas, at) => paint(canvas, numbers, at * size, largest));
-}
-
 // The start
 
 function choose(network) {
@@ -332,10 +260,7 @@ function listen() {
       `<label><input type="radio" name="network" autocomplete="off" ${at ? "" : "checked"}>${network.label}</label>`);
     find("choice").lastChild.addEventListener("change", () => choose(network));
   });
-  // In a notebook the page is in a frame, which takes its height.
-  if (window.frameElement)
-    new ResizeObserver(() => { window.frameElement.style.height = `${document.body.scrollHeight}px`; })
-      .observe(document.body);
+  fitFrame();
 }
 
 listen();

@@ -1,7 +1,8 @@
 // A network, one step after the other, in float32: what `lowering` makes of a PyTorch network, its BatchNorms folded
 // into the convolutions. The maps of a layer lie in one Float32Array: map after map, in a map row after row.
 
-const KINDS = { input: scaleMaps, conv: convolve, depthwise: convolve, maxpool: takeLargest, mean: takeMean };
+const KINDS = { input: scaleMaps, affine: scaleMaps, conv: convolve, depthwise: convolve, maxpool: takeLargest,
+                mean: takeMean, add: addBranches, scale: scaleByGates, sigmoid: squash };
 
 // Gives each step its weights, out of all weights in base64, and a place for its result.
 function unpack(network) {
@@ -17,15 +18,17 @@ function unpack(network) {
   return network;
 }
 
-// The logits of an image of 28 x 28 numbers from 0 to 255. Each step keeps its result until the next image.
+// The logits of an image of numbers from 0 to 255. Each step takes the result of an earlier one, or of two, and keeps
+// its own until the next image.
 function logitsOf(network, image) {
-  let values = image;
+  const values = [image];
   for (const step of network.steps) {
-    KINDS[step.kind](step, values, step.result);
-    values = step.result;
-    if (step.relu) values.forEach((value, at) => { if (value < 0) values[at] = 0; });
+    const y = step.result;
+    KINDS[step.kind](step, values[step.x], y, values[step.by]);
+    if (step.relu) y.forEach((value, at) => { if (value < 0) y[at] = 0; });
+    values.push(y);
   }
-  return Array.from(values);
+  return Array.from(values.at(-1));
 }
 
 // Logits as probabilities. The largest logit is taken off first: exp of a large number would be infinite.
@@ -43,6 +46,21 @@ function scaleMaps(step, x, y) {
     const map = Math.floor(at / size);
     y[at] = x[at] * step.weight[map] + step.bias[map];
   }
+}
+
+// A residual block: the sum of two branches.
+function addBranches(step, x, y, by) {
+  scaleMaps(step, x.map((number, at) => number + by[at]), y);
+}
+
+// Squeeze-and-Excite: each map times its gate.
+function scaleByGates(step, x, y, by) {
+  const size = step.to.height * step.to.width;
+  scaleMaps(step, x.map((number, at) => number * by[Math.floor(at / size)]), y);
+}
+
+function squash(step, x, y) {
+  x.forEach((number, at) => { y[at] = 1 / (1 + Math.exp(-number)); });
 }
 
 // A convolution. Each new map is a sum over all maps of x or, depthwise, over the one with its own number.
