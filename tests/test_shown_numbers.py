@@ -53,7 +53,7 @@ EFFECTS_WHEN_READ = {
     ("mnist", ("one_cycle_lr",)): ("reproduced", "within noise"),
     ("mnist", ("cutout",)): ("within noise", "within noise"),
     ("mnist", ("blurpool",)): ("reproduced", "within noise"),
-    ("mnist", ("squeeze_excite",)): ("reproduced", "within noise"),
+    ("mnist", ("squeeze_excite",)): ("within noise", "within noise"),
     ("mnist", ("mixup",)): ("exceeded", "loss"),
     ("mnist", ("label_smoothing",)): ("reproduced", "within noise"),
     ("mnist", ("sam",)): ("reproduced", "within noise"),
