@@ -16,7 +16,7 @@ from torch import nn
 
 from .datasets import DatasetSpec, spec_of
 from .lowering import Step, Value, lower
-from .models import model_of
+from .models import MODELS
 from .recipes import RunConfig, table_run
 from .records import read_network, read_run, recorded_dir
 from .techniques import labels_of
@@ -38,8 +38,9 @@ def draw_page(root: Path | None = None) -> str:
     networks = [network_of(config, root or recorded_dir()) for config in runs_shown()]
     weight_bytes = sum(network["bytes"] for network in networks)
     return filled("draw.html", {
+        "title": "Draw a digit",
         "style": read_part("draw.css"),
-        "networks": as_script(networks),
+        "data": f"const NETWORKS = {as_script(networks)};",
         "script": "\n\n".join(read_part(name) for name in ("network.js", "show.js", "digit.js", "draw.js")),
         "weight_bytes": f"{weight_bytes:,}",
         "base64_bytes": f"{sum(len(network['weights']) for network in networks):,}",
@@ -77,14 +78,19 @@ def missing_runs(root: Path | None = None) -> list[str]:
 def network_of(config: RunConfig, root: Path) -> dict:
     """A recorded run's network as the page's scripts read it."""
     record = read_run(root / config.name)
-    label = model_of(config.model).label
     return {
-        "label": f"{label} with {labels_of(config.techniques)}" if config.techniques else label,
+        "label": label_of(config),
         "run": config.name,
         "parameters": record.parameters,
         "right": f"{record.accuracy_percent:.1f}",
         **numbers_of(read_network(record, root), spec_of(config.dataset)),
     }
+
+
+def label_of(config: RunConfig) -> str:
+    """What a run's network is called on a page; one of the reader's own by its name."""
+    label = MODELS[config.model].label if config.model in MODELS else config.model
+    return f"{label} with {labels_of(config.techniques)}" if config.techniques else label
 
 
 def numbers_of(network: nn.Module, spec: DatasetSpec) -> dict:
@@ -129,9 +135,10 @@ def as_script(value: object) -> str:
 
 
 def filled(name: str, parts: dict[str, str]) -> str:
-    """A page's HTML with its parts in the places of their names, and its own size."""
+    """A page, given the file of its body: its parts in the places of their names, and its own size."""
+    page = read_part("page.html").replace("{{body}}", read_part(name))
     # All at once: a part may hold what looks like the name of another.
-    page = re.sub(r"{{(\w+)}}", lambda place: parts.get(place[1], place[0]), read_part(name))
+    page = re.sub(r"{{(\w+)}}", lambda place: parts.get(place[1], place[0]), page)
     return with_its_size(page + "\n")
 
 

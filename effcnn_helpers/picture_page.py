@@ -13,10 +13,8 @@ import torch
 
 from .batches import normalise
 from .datasets import ImageDataset
-from .draw_page import as_script, filled, numbers_of, read_part
-from .models import MODELS
+from .draw_page import as_script, filled, label_of, numbers_of, read_part
 from .own import Trained, accuracy_in_words
-from .techniques import labels_of
 
 EXAMPLES = 24  # test images on the page, at most
 
@@ -45,15 +43,14 @@ def picture_page(trained: Trained, dataset: ImageDataset) -> str:
             "logits": [round(logit, 4) for logit in row],
         } for pixels, label, row in zip(examples, dataset.test.y[rows].tolist(), logits.tolist(), strict=True)],
     }
-    model = MODELS[record.config.model].label if record.config.model in MODELS else record.config.model
-    techniques = f" with {labels_of(record.config.techniques)}" if record.config.techniques else ""
     return filled("picture.html", {
         "style": f"{read_part('draw.css')}\n\n{read_part('picture.css')}",
-        "network": as_script(network),
+        "data": f"const NETWORK = {as_script(network)};",
         "script": "\n\n".join(read_part(name) for name in ("network.js", "show.js", "fit.js", "picture.js")),
-        "title": html.escape(spec.label),
+        "title": f"{html.escape(spec.label)}: what is in a picture?",
         "classes": str(len(spec.classes)),
-        "facts": html.escape(f"{model}{techniques} · {record.parameters:,} parameters · {accuracy_in_words(record)}"),
+        "facts": html.escape(" · ".join([label_of(record.config), f"{record.parameters:,} parameters",
+                                         accuracy_in_words(record)])),
         "size": f"{width} × {height}",
         "kind": "grey" if channels == 1 else "in colour",
         "weight_bytes": f"{network['bytes']:,}",

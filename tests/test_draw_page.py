@@ -91,10 +91,19 @@ def opened(html, browser, tmp_path_factory):
 def page(opened):
     """The page, just opened, 1280 pixels wide. At the end: no complaint in the console, nothing was loaded."""
     browser, address = opened
-    wide(browser, 1280)
-    browser.get_log("browser")
-    browser.get(address)
+    open_wide(browser, address)
     yield browser
+    assert_quiet(browser)
+
+
+def open_wide(browser, address: str) -> None:
+    wide(browser, 1280)
+    browser.get_log("browser")  # what earlier pages left
+    browser.get(address)
+
+
+def assert_quiet(browser) -> None:
+    """No complaint in the console, and nothing was loaded."""
     assert [entry["message"] for entry in browser.get_log("browser")] == []
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
 
@@ -396,7 +405,7 @@ def test_parts_of_the_page_come_with_the_package():
     patterns = project["tool"]["setuptools"]["package-data"]["effcnn_helpers"]
     files = {path for pattern in patterns for path in (ROOT / "effcnn_helpers").glob(pattern)}
     parts = set(module.PARTS.iterdir())
-    assert len(parts) == 10 and parts <= files
+    assert len(parts) == 11 and parts <= files
 
 
 # In a notebook

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from test_draw_page import CUT_OFF, NAMELESS, bars, text, wide
+from test_draw_page import CUT_OFF, NAMELESS, assert_quiet, bars, open_wide, text, wide
 
 from effcnn_helpers.cli import main
 from effcnn_helpers.datasets import load_images
@@ -47,13 +47,10 @@ def opened(browser, tmp_path):
     """A function that opens a page 1280 pixels wide. At the end: no complaint in the console, nothing was loaded."""
     def open_page(page: str):
         (tmp_path / "model.html").write_text(page, encoding="utf-8")
-        wide(browser, 1280)
-        browser.get_log("browser")
-        browser.get((tmp_path / "model.html").as_uri())
+        open_wide(browser, (tmp_path / "model.html").as_uri())
         return browser
     yield open_page
-    assert [entry["message"] for entry in browser.get_log("browser")] == []
-    assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    assert_quiet(browser)
 
 
 def choose(page, *files) -> None:

@@ -26,10 +26,10 @@ def export(run: str, to: str, out: Path, images: str | None) -> int:
     done = export_run(trained, to, out, dataset)
     for path in done.files:
         print(f"{path.stat().st_size:10,} bytes  {path}")
-    mean, std = (numbers[0] if len(numbers) == 1 else numbers for numbers in (trained.spec.mean, trained.spec.std))
     if to == "page":
         print("open it in a browser: it takes pictures, and compares its answers to some test images with PyTorch's")
         return 0
+    mean, std = (numbers[0] if len(numbers) == 1 else numbers for numbers in (trained.spec.mean, trained.spec.std))
     print("takes pixels from 0 to 255, normalises them itself" if to.startswith("c") else
           f"takes (pixels / 255 - {mean}) / {std}, float32 (N, C, H, W)")
     if not done.images:
